@@ -1,0 +1,70 @@
+"""Checkpoints: one file with everything that training needs to go on and everything that a user needs to trust it.
+
+Written atomically, read with `weights_only=True`: a checkpoint from a stranger runs no code.
+"""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from draem_aitex.aitex import sha256
+from draem_aitex.errors import InputError
+from draem_aitex.networks import NetworkConfig, build_draem
+
+FORMAT = "draem_aitex checkpoint 1"
+
+
+def save_checkpoint(path, content):
+    """Write `content`, a dict of tensors and plain values, atomically: the old file stays until the new one is whole.
+
+    Raises `InputError` where the folder is missing or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save({"format": FORMAT, **content}, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: checkpoint not written ({error}); make room or choose another place") from None
+
+
+def load_checkpoint(path, device="cpu"):
+    """Read a checkpoint: a dict with `format`, `network`, `config`, `weights`, `split`, `threshold` and more.
+
+    Raises `InputError` for a file that is missing, no checkpoint, damaged, or of another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; train one first (python -m draem_aitex train --out {path})")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # torch raises a dozen types here, for one cause: this is no readable checkpoint
+        raise InputError(f"{path}: not a readable checkpoint; expected a file written by draem_aitex train") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format", "another program's file") if isinstance(content, dict) else "another file"
+        raise InputError(f"{path}: not a checkpoint of this version (found {found!r}); expected {FORMAT!r}; train anew")
+    return content
+
+
+def load_model(content):
+    """The averaged (EMA) networks of a checkpoint, in evaluation mode, on the CPU."""
+    model = build_draem(NetworkConfig(**content["network"]))
+    model.load_state_dict(content["weights"])
+    return model.eval()
+
+
+def network_content(model):
+    """The part of a checkpoint that `load_model` needs."""
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return {"network": asdict(model.config), "weights": weights}
+
+
+def describe_split(split):
+    """A split as a checkpoint keeps it: for each part the file names with their SHA-256."""
+    return {
+        part: {record.name: sha256(record.path) for record in getattr(split, part)}
+        for part in ("train", "calibration", "development", "test")
+    }

@@ -1,0 +1,119 @@
+"""Where the fabric is: the columns behind backlight and machine bed, and rolls loaded with them.
+
+A model that sees the white or the machine bed can learn the border instead of the defect (defective rolls often have
+less white at the left than normal ones), so every stage works on the fabric alone. The selvedge is fabric: "cut
+selvage" is a defect of it.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from draem_aitex.aitex import read_image, read_mask
+from draem_aitex.errors import InputError
+
+WINDOW = 25  # columns over which the weave is looked for
+STEP_REACH = 96  # columns compared before and behind an edge
+MINIMUM_STEP = 0.7  # log10: the weave is five times stronger behind an edge
+SELVEDGE = 128  # columns; the widest selvedge in AITEX is about 90
+BACKLIGHT = 240  # grey level; the backlight saturates at 255
+BRIGHT_SHARE = 0.08  # of a column's pixels; the bright line slants a little, so no column holds all of it
+
+
+@dataclass(frozen=True)
+class Roll:
+    """A loaded roll: picture uint8 `(H, W)`, fabric edges (columns, half open), mask bool `(H, W)` or None."""
+
+    name: str
+    fabric: str
+    defect: str
+    image: np.ndarray
+    edges: tuple[int, int]
+    mask: np.ndarray | None
+
+
+def load_roll(record):
+    """Read a record's picture and mask and find its fabric. Raises `InputError` naming the file."""
+    image = read_image(record.path)
+    try:
+        edges = fabric_edges(image)
+    except InputError as error:
+        raise InputError(f"{record.path}: {error}") from None
+    return Roll(record.name, record.fabric, record.defect, image, edges, read_mask(record))
+
+
+def load_rolls(records):
+    """`load_roll` for many records, in the same order."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(load_roll, records))
+
+
+def fabric_edges(image):
+    """First and last column of the fabric in a roll.
+
+    The cloth is known by its picks: they repeat down every column, so a column's spectrum has its power at the pick
+    frequencies. The typical column of the picture's right two thirds says which those are. Backlight and machine bed
+    lack them, so the fabric starts (and ends) where the weave's strength makes its largest step.
+
+    image: uint8 `(H, W)`. Returns `(start, end)` in columns, half open. Raises `InputError` where no fabric is found.
+    """
+    if image.ndim != 2 or image.dtype != np.uint8:
+        raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
+    height, width = image.shape
+    if min(height, width) < 32:
+        raise InputError(f"no fabric: picture of {width} x {height} pixels; expected 32 x 32 or more; use a larger one")
+    dark = np.median(image, axis=0) < BACKLIGHT
+    weave = _weave(image, dark)
+    if weave is None:
+        raise InputError(
+            "no fabric: the picture is blank, saturated or without a weave; expected woven cloth; use another picture"
+        )
+    start = _weave_onset(weave)
+    end = len(weave) - _weave_onset(weave[::-1])
+    return _selvedge_start(image, start), end
+
+
+def _weave(image, dark):
+    """How much weave each column has: float32 `(W,)`, log10, 0 for the cloth's typical column, -3 for none.
+
+    It is the power at the cloth's pick frequencies times its share of the column's whole power: streaks of a machine
+    bed have some power everywhere, but not gathered at the picks. None where the picture has no cloth to compare with.
+    """
+    height, width = image.shape
+    power = np.abs(np.fft.rfft(image * np.hanning(height)[:, None].astype(np.float32), axis=0)) ** 2
+    power[: max(2, height // 21)] = 0  # lighting and slow tone, not weave
+    cloth = dark & (np.arange(width) >= width // 3)
+    if cloth.sum() < min(64, width // 2):
+        return None
+    reference = np.median(power[:, cloth], axis=1)  # a median: a large defect must not pass for the cloth
+    if reference.max() < 1 or reference.max() < 4 * reference[reference > 0].mean():
+        return None  # flat, or noise without a repeat
+    peaks = np.argsort(reference)[-6:]
+    at_peaks = _smooth(power[peaks].sum(axis=0))
+    share = at_peaks / (_smooth(power.sum(axis=0)) + 1e-6)
+    relative = at_peaks * share * reference.sum() / reference[peaks].sum() ** 2
+    return np.log10(np.where(dark, relative, 0) + 1e-3).astype(np.float32)
+
+
+def _smooth(profile):
+    return cv2.blur(profile[None].astype(np.float32), (WINDOW, 1))[0]
+
+
+def _selvedge_start(image, start):
+    """Go back from the weave over the selvedge: it begins behind the backlight or the bright line of the edge."""
+    left = max(0, start - SELVEDGE)
+    columns = image[:, left : start + WINDOW]
+    bright = (columns >= BACKLIGHT).mean(axis=0) > BRIGHT_SHARE
+    return int(left + np.flatnonzero(bright)[-1] + 1) if bright.any() else start
+
+
+def _weave_onset(weave):
+    """Where the weave sets in: the column of the largest step up in the first half; 0 where there is none."""
+    reach = min(STEP_REACH, len(weave) // 4)
+    total = np.concatenate([[0], np.cumsum(weave, dtype=np.float64)])
+    at = np.arange(reach // 4, len(weave) // 2)
+    behind = np.maximum(at - reach, 0)
+    step = (total[at + reach] - total[at]) / reach - (total[at] - total[behind]) / (at - behind)
+    return int(at[step.argmax()]) if step.max() > MINIMUM_STEP else 0
