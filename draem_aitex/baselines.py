@@ -1,11 +1,12 @@
-"""Two small, real detectors to hold DRÆM against: a variational autoencoder and a memory bank of filter responses.
+"""Two small, real detectors to hold DRÆM against: a variational autoencoder and a memory bank.
 
 Both learn from defect-free rolls alone and share DRÆM's interface, so that one loop scores all three:
 
     detector = MemoryBank().fit(rolls, edges, torch.Generator().manual_seed(0))
     scores = detector.predict(image, (start, end))     # float32 (H, W): 0 outside the fabric, > 0 inside
 
-The scores have no common unit: compare detectors at thresholds set for the same rate of false alarms, never by value.
+The scores have no common unit: compare detectors at thresholds set for the same rate of false alarms, never by
+value.
 """
 
 import math
@@ -24,18 +25,19 @@ FLOOR = 1e-6  # added to every score on the fabric, so that 0 can mean "not fabr
 class VAE:
     """A fully convolutional variational autoencoder, scored by what it fails to reconstruct.
 
-    Idea: squeeze the picture through a narrow, noisy code and learn to restore it. Defect-free cloth is all it has
-    learnt to restore, so a large error should mean a defect. What you meet in practice is blur: detail finer than the
-    code can carry is lost on good cloth too, and a fine defect drowns in that error.
+    Idea: squeeze the picture through a narrow, noisy code and learn to restore it. Defect-free cloth is all it
+    has learnt to restore, so a large error should mean a defect. The price is blur: detail finer than the code
+    can carry is lost on good cloth too, and a fine defect has to stand out from that error.
 
-    Source: Kingma & Welling, "Auto-Encoding Variational Bayes", 2014, arXiv 1312.6114 (reparameterisation: section
-    2.4). Different here: the code is a field, one vector per 16×16 pixels, in place of one vector per picture, so the
-    network runs over a whole roll; the likelihood is Laplace (L1 error); the Kullback-Leibler term is weighted by
-    `beta` < 1, for with full weight a code this local carries nothing; the score is the error of the decoded mean,
-    smoothed with a Gaussian, not a likelihood.
+    Source: Kingma & Welling, "Auto-Encoding Variational Bayes", 2014, arXiv 1312.6114 (reparameterisation:
+    section 2.4). Different here: the code is a field, one vector per 16×16 pixels, in place of one vector per
+    picture, so the network runs over a whole roll; the likelihood is Laplace (L1 error); the Kullback-Leibler
+    term is weighted by `beta`, since at full weight a code this local is switched off; the score is the error of
+    the decoded mean, smoothed with a Gaussian, not a likelihood.
 
-    Args: `size` side of the training crops in pixels (a multiple of 16); `width` and `latent` channels of the network
-    and of its code; `beta` weight of the KL term; `smoothing` standard deviation of the Gaussian in pixels.
+    Args: `size` side of the training crops in pixels (a multiple of 16); `width` and `latent` channels of the
+    network and of its code; `beta` weight of the KL term; `smoothing` standard deviation of the map's Gaussian
+    in pixels; `device` where it trains and predicts.
     """
 
     name = "VAE"
@@ -53,12 +55,12 @@ class VAE:
         """Bytes of the trained weights (0 before `fit`)."""
         return sum(p.numel() * p.element_size() for p in self.network.parameters()) if self.network else 0
 
-    def fit(self, rolls, edges, generator: torch.Generator, steps=800, batch=32, seconds=None, progress=None):
+    def fit(self, rolls, edges, generator: torch.Generator, steps=600, batch=32, seconds=None, progress=None):
         """Train on random crops of defect-free rolls; every step's loss is kept in `.losses`.
 
-        Args: `rolls` list of uint8 (H, W); `edges` list of (start, end) columns, half open; `generator` on the CPU
-        draws weights, crops and code noise; `steps` of `batch` crops, or fewer where `seconds` run out first (then
-        the result depends on the machine's speed); `progress` is called with (step, loss). Returns self.
+        Args: `rolls` list of uint8 (H, W); `edges` list of (start, end) columns, half open; `generator` on the
+        CPU draws weights, crops and code noise; `steps` of `batch` crops, or fewer where `seconds` run out first
+        (then the result depends on the machine's speed); `progress` is called with (step, loss). Returns self.
         Raises InputError for no rolls, lists of different length, or fabric smaller than a crop.
         """
         fabrics = _fabrics(rolls, edges, least=self.size)
@@ -79,10 +81,8 @@ class VAE:
             loss.backward()
             optimiser.step()
             self.losses.append(loss.item())
-            done = len(self.losses) / steps
-            if seconds is not None:
-                done = max(done, (time.monotonic() - began) / seconds)
-            done = min(done, 1.0)
+            spent = 0.0 if seconds is None else (time.monotonic() - began) / seconds
+            done = max(len(self.losses) / steps, spent)
             if progress is not None:
                 progress(len(self.losses), self.losses[-1])
         self.network.eval()
@@ -90,15 +90,16 @@ class VAE:
 
     @torch.inference_mode()
     def reconstruct(self, image: np.ndarray, edges) -> np.ndarray:
-        """Decode the mean code of a roll: uint8 (H, W) in, float32 (H, W) in [0, 1] out, 0 outside the fabric."""
+        """Decode a roll's mean code: uint8 (H, W) in, float32 (H, W) in [0, 1] out, 0 outside the fabric."""
         return _on_roll(image, edges, self._decoded(_fabric(image, edges, least=16)))
 
     @torch.inference_mode()
     def predict(self, image: np.ndarray, edges) -> np.ndarray:
         """Score a roll by its smoothed absolute reconstruction error.
 
-        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0 outside the
-        fabric, about 0 to 1 (grey value error) and above 0 inside. Raises InputError before `fit` or on bad input.
+        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0 outside
+        the fabric, above 0 (mean grey value error, white = 1) inside. Raises InputError before `fit` or on bad
+        input.
         """
         fabric = _fabric(image, edges, least=16)
         error = (self._decoded(fabric) - _as_input(fabric).to(self.device)).abs()
@@ -106,9 +107,7 @@ class VAE:
 
     def _decoded(self, fabric: np.ndarray) -> Tensor:
         if self.network is None:
-            raise InputError(
-                "VAE.predict: the network is not trained; call fit(rolls, edges, generator) first"
-            )
+            raise InputError("VAE: found no trained network; call fit(rolls, edges, generator) first")
         height, width = fabric.shape
         padded = F.pad(_as_input(fabric), (0, -width % 16, 0, -height % 16), mode="replicate").to(self.device)
         mean, _ = self.network.encode(padded)
@@ -122,15 +121,25 @@ class _Autoencoder(nn.Module):
         super().__init__()
         w = width
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(4), _block(16, 2 * w),                         # H/4
-            nn.Conv2d(2 * w, 4 * w, 2, stride=2), _block(4 * w, 4 * w),      # H/8
-            nn.Conv2d(4 * w, 4 * w, 2, stride=2), _block(4 * w, 4 * w),      # H/16
-            nn.Conv2d(4 * w, 2 * latent, 1))  # fmt: skip
+            nn.PixelUnshuffle(4),
+            _block(16, 2 * w),  # H/4
+            nn.Conv2d(2 * w, 4 * w, 2, stride=2),
+            _block(4 * w, 4 * w),  # H/8
+            nn.Conv2d(4 * w, 4 * w, 2, stride=2),
+            _block(4 * w, 4 * w),  # H/16
+            nn.Conv2d(4 * w, 2 * latent, 1),
+        )
         self.decoder = nn.Sequential(
-            nn.Conv2d(latent, 4 * w, 1), _block(4 * w, 4 * w),               # H/16
-            nn.ConvTranspose2d(4 * w, 4 * w, 2, stride=2), _block(4 * w, 4 * w),
-            nn.ConvTranspose2d(4 * w, 2 * w, 2, stride=2), _block(2 * w, 2 * w),
-            nn.Conv2d(2 * w, 16, 3, padding=1), nn.PixelShuffle(4), nn.Sigmoid())  # fmt: skip
+            nn.Conv2d(latent, 4 * w, 1),
+            _block(4 * w, 4 * w),  # H/16
+            nn.ConvTranspose2d(4 * w, 4 * w, 2, stride=2),
+            _block(4 * w, 4 * w),  # H/8
+            nn.ConvTranspose2d(4 * w, 2 * w, 2, stride=2),
+            _block(2 * w, 2 * w),  # H/4
+            nn.Conv2d(2 * w, 16, 3, padding=1),
+            nn.PixelShuffle(4),
+            nn.Sigmoid(),
+        )
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
@@ -141,35 +150,40 @@ class _Autoencoder(nn.Module):
 
 
 class MemoryBank:
-    """PatchCore's idea with hand-made features: remember good cloth, score by the distance to the nearest memory.
+    """PatchCore's idea with hand-made features: remember good cloth, score by distance to the nearest memory.
 
-    Idea: describe every 8×8-pixel cell of the defect-free rolls by a vector, keep a small set of vectors that covers
-    them all, and call a new cell as odd as it is far from the nearest one kept.
+    Idea: describe every 8×8-pixel cell of the defect-free rolls by a vector, keep a small set of vectors that
+    covers them all, and call a new cell as odd as it is far from the nearest one kept.
 
     Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), CVPR 2022, arXiv
-    2106.08265: locally averaged features, greedy coreset, nearest neighbour, upsampled and smoothed map. Different
-    here: the features are magnitudes of a Gabor filter bank (and the mean grey), standardised on the training cells,
-    where PatchCore takes two middle levels of a pretrained WideResNet-50, so nothing is downloaded; the coreset is
-    picked from a random pool, without random projection; a score is not re-weighted by its neighbours' distances.
+    2106.08265: locally averaged features, greedy coreset, nearest neighbour, upsampled and smoothed map.
+    Different here: the features are magnitudes of a Gabor filter bank (and the mean grey), standardised on the
+    training cells, where PatchCore takes two middle levels of a pretrained WideResNet-50, so nothing is
+    downloaded; the coreset is picked from a random pool, without random projection; scores are not re-weighted
+    by the neighbourhood of the nearest vector.
 
-    Args: `bank_size` vectors kept, of `pool_size` random training cells; `coreset` "greedy" (k-centre) or "random";
-    `wavelengths` in pixels and number of `orientations` of the filters; `smoothing` of the map in pixels.
+    Args: `bank_size` vectors kept, of `pool_size` random training cells; `coreset` "greedy" (k-centre) or
+    "random"; `wavelengths` in pixels and number of `orientations` of the filters; `smoothing` standard deviation
+    of the map's Gaussian in pixels; `device` where it runs.
     """
 
     name = "Memory bank"
     stride = 8  # pixels a cell
 
-    def __init__(self, bank_size=2000, pool_size=20_000, coreset="greedy", wavelengths=(4.0, 7.0, 12.0),
-                 orientations=6, smoothing=4.0, device="cpu"):  # fmt: skip
+    def __init__(
+        self,
+        bank_size=2000,
+        pool_size=20_000,
+        coreset="greedy",
+        wavelengths=(4.0, 6.5, 10.0),
+        orientations=6,
+        smoothing=2.0,
+        device="cpu",
+    ):
         if coreset not in ("greedy", "random"):
-            raise InputError(f"coreset={coreset!r}: expected 'greedy' or 'random'")
-        self.bank_size, self.pool_size, self.coreset, self.smoothing = (
-            bank_size,
-            pool_size,
-            coreset,
-            smoothing,
-        )
-        self.device = torch.device(device)
+            raise InputError(f"coreset={coreset!r}: expected 'greedy' or 'random'; choose one of them")
+        self.bank_size, self.pool_size, self.coreset = bank_size, pool_size, coreset
+        self.smoothing, self.device = smoothing, torch.device(device)
         self.filters = gabor_bank(wavelengths, orientations).to(self.device)
         self.bank: Tensor | None = None
 
@@ -183,8 +197,8 @@ class MemoryBank:
     def fit(self, rolls, edges, generator: torch.Generator):
         """Fill the bank from defect-free rolls; the same generator state gives the same bank.
 
-        Args: `rolls` list of uint8 (H, W); `edges` list of (start, end) columns, half open; `generator` on the CPU
-        draws the pool and the first vector of the coreset. Returns self.
+        Args: `rolls` list of uint8 (H, W); `edges` list of (start, end) columns, half open; `generator` on the
+        CPU draws the pool and the first vector of the coreset. Returns self.
         Raises InputError for no rolls, lists of different length, or fabric smaller than 32×32 pixels.
         """
         fabrics = _fabrics(rolls, edges, least=32)
@@ -207,12 +221,12 @@ class MemoryBank:
     def predict(self, image: np.ndarray, edges) -> np.ndarray:
         """Score a roll by each cell's distance to the nearest vector in the bank.
 
-        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0 outside the
-        fabric, above 0 inside, in standard deviations of the training cells. Raises InputError before `fit` or on
-        bad input.
+        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0 outside
+        the fabric, above 0 (Euclidean, each feature in standard deviations of the training cells) inside.
+        Raises InputError before `fit` or on bad input.
         """
         if self.bank is None:
-            raise InputError("MemoryBank.predict: the bank is empty; call fit(rolls, edges, generator) first")
+            raise InputError("MemoryBank: found an empty bank; call fit(rolls, edges, generator) first")
         fabric = _fabric(image, edges, least=32)
         field = self._embed(fabric)
         cells = (field.flatten(1).T - self.mean) / self.spread
@@ -223,24 +237,24 @@ class MemoryBank:
         return _on_roll(image, edges, _smooth(distance, self.smoothing) + FLOOR)
 
     def _embed(self, fabric: np.ndarray) -> Tensor:
-        """uint8 (H, W) -> (D, ceil(H/8), ceil(W/8)): Gabor magnitudes and mean grey, averaged over 16×16 pixels."""
+        """uint8 (H, W) -> (D, ceil(H/8), ceil(W/8)): mean grey and Gabor magnitudes, averaged over a cell."""
         height, width = fabric.shape
         reach = self.filters.shape[-1] // 2
         right, below = reach + -width % self.stride, reach + -height % self.stride
         padded = F.pad(_as_input(fabric).to(self.device), (reach, right, reach, below), mode="reflect")
         responses = F.conv2d(
             padded, self.filters, stride=2
-        )  # magnitudes vary slowly: every other pixel will do
+        )  # magnitudes vary slowly: half the pixels will do
         even, odd = responses[:, 1:].chunk(2, dim=1)
         features = torch.cat([responses[:, :1], (even**2 + odd**2 + 1e-12).sqrt()], dim=1)
-        return F.avg_pool2d(features, 8, stride=4, padding=2, count_include_pad=False)[0]
+        return F.avg_pool2d(features, self.stride // 2)[0]
 
 
 def gabor_bank(wavelengths, orientations: int) -> Tensor:
     """Filters float32 (1 + 2·K, 1, side, side): one Gaussian, K even (cosine) and K odd (sine) Gabor filters.
 
-    K = len(wavelengths) · orientations; wavelengths in pixels. Every Gabor filter sums to 0, so that brightness does
-    not enter, and has unit L1 norm; the envelope's standard deviation is half a wavelength (about one octave).
+    K = len(wavelengths) · orientations; wavelengths in pixels. Every Gabor filter sums to 0, so that brightness
+    does not enter; the even one has unit L1 norm; the envelope's standard deviation is half a wavelength.
     """
     reach = math.ceil(1.25 * max(wavelengths))
     y, x = torch.meshgrid(*[torch.arange(-reach, reach + 1, dtype=torch.float32)] * 2, indexing="ij")
@@ -260,7 +274,7 @@ def gabor_bank(wavelengths, orientations: int) -> Tensor:
 
 
 def greedy_coreset(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Indices (min(count, N),) of a greedy k-centre subset of `points` (N, D): each next one is farthest from all so far.
+    """Indices (min(count, N),) of a k-centre subset of `points` (N, D): each one is farthest from all before it.
 
     Source: PatchCore, algorithm 1, without the random projection. The generator draws the first index.
     """
@@ -280,7 +294,7 @@ def _block(inside: int, outside: int) -> nn.Sequential:
 
 
 def _seeded(make, generator: torch.Generator) -> nn.Module:
-    """Build a module whose initial weights come from the generator; the global random state comes back unchanged."""
+    """A module whose initial weights come from the generator; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         return make()
@@ -290,25 +304,28 @@ def _fabric(image: np.ndarray, edges, least: int, name="image") -> np.ndarray:
     """The fabric's columns of a roll, checked: uint8 (H, end - start), at least `least` pixels each way."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 2:
         found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}".strip()
-        raise InputError(
-            f"{name}: found {found}, expected a uint8 array (H, W); read it with aitex.read_image"
-        )
+        raise InputError(f"{name}: found {found}, expected uint8 (H, W); read it with aitex.read_image")
     start, end = edges
     if not 0 <= start < end <= image.shape[1]:
-        raise InputError(f"{name}: edges ({start}, {end}) do not lie within its {image.shape[1]} columns; "
-                         "take them from fabric.fabric_edges")  # fmt: skip
+        raise InputError(
+            f"{name}: found edges ({start}, {end}), expected 0 <= start < end <= {image.shape[1]} columns; "
+            "take them from fabric.fabric_edges"
+        )
     if image.shape[0] < least or end - start < least:
-        raise InputError(f"{name}: its fabric is {image.shape[0]} x {end - start} pixels, expected at least "
-                         f"{least} x {least}; leave this roll out or correct its edges")  # fmt: skip
+        raise InputError(
+            f"{name}: found {image.shape[0]} x {end - start} pixels of fabric, expected at least "
+            f"{least} x {least}; leave this roll out or correct its edges"
+        )
     return image[:, start:end]
 
 
 def _fabrics(rolls, edges, least: int) -> list[np.ndarray]:
     if len(rolls) == 0:
-        raise InputError("rolls: found none, expected at least one defect-free roll; pass training rolls")
+        raise InputError("rolls: found none, expected one defect-free roll or more; pass training rolls")
     if len(rolls) != len(edges):
         raise InputError(
-            f"edges: found {len(edges)} for {len(rolls)} rolls, expected one (start, end) for each roll"
+            f"edges: found {len(edges)} for {len(rolls)} rolls, expected one (start, end) each; "
+            "make both lists from the same records"
         )
     return [_fabric(r, e, least, f"rolls[{i}]") for i, (r, e) in enumerate(zip(rolls, edges, strict=True))]
 

@@ -70,9 +70,8 @@ def fabric_edges(image):
         raise InputError(
             "no fabric: the picture is blank, saturated or without a weave; expected woven cloth; use another picture"
         )
-    start = _weave_onset(weave)
-    end = len(weave) - _weave_onset(weave[::-1])
-    return _selvedge_start(image, start), end
+    start = _selvedge_start(image, _weave_onset(weave))
+    return start, len(weave) - _selvedge_start(image[:, ::-1], _weave_onset(weave[::-1]))
 
 
 def _weave(image, dark):

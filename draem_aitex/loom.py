@@ -43,7 +43,7 @@ class LoomFabric:
     pick_pitch: float  # px between picks, vertically
     end_pitch: float  # px between ends, horizontally
     mean: float  # grey level of the cloth
-    contrast: float  # grey levels, standard deviation of the regular weave
+    contrast: float  # grey levels, standard deviation of the regular weave before lens and sensor
     warp_tone: float  # brightness of the warp
     weft_tone: float  # brightness of the weft
     irregularity: float  # spread of the yarns' thickness and tone
@@ -62,12 +62,21 @@ class LoomFabric:
 
 
 FABRICS = {
-    "00": LoomFabric(PLAIN, 3.66, 4.65, 75, 17.5, 0.80, 1.15, 0.055, 0.045, (1131, 1238), False, 44, RIB,
-                     (0.98, 0.94, 1.06, 0.86), 0.16),  # fmt: skip
-    "01": LoomFabric(SATEEN, 2.2, 2.6, 105, 18.0, 0.78, 1.08, 0.05, 0.006, (415, 441), False, 56, PLAIN,
-                     (0.90, 0.97, 0.93), 0.05),  # fmt: skip
-    "02": LoomFabric(TWILL, 1.78, 1.31, 115, 28.0, 1.10, 0.78, 0.055, 0.020, (512, 536), True, 68, RIB,
-                     (1.00, 1.08, 0.94), 0.10),  # fmt: skip
+    "00": LoomFabric(
+        weave=PLAIN, pick_pitch=3.66, end_pitch=4.65, mean=75, contrast=19, warp_tone=0.80, weft_tone=1.15,
+        irregularity=0.055, pick_slope=0.045, start=(1131, 1238), machine_bed=False, selvedge=44,
+        selvedge_weave=RIB, selvedge_bands=(0.98, 0.94, 1.06, 0.86), falloff=0.16,
+    ),
+    "01": LoomFabric(
+        weave=SATEEN, pick_pitch=2.2, end_pitch=2.6, mean=105, contrast=21, warp_tone=0.78, weft_tone=1.08,
+        irregularity=0.05, pick_slope=0.006, start=(415, 441), machine_bed=False, selvedge=56,
+        selvedge_weave=PLAIN, selvedge_bands=(0.90, 0.97, 0.93), falloff=0.05,
+    ),
+    "02": LoomFabric(
+        weave=TWILL, pick_pitch=1.78, end_pitch=1.31, mean=115, contrast=30, warp_tone=1.10, weft_tone=0.78,
+        irregularity=0.055, pick_slope=0.020, start=(512, 537), machine_bed=True, selvedge=68,
+        selvedge_weave=RIB, selvedge_bands=(1.00, 1.08, 0.94), falloff=0.10,
+    ),
 }  # fmt: skip
 
 
@@ -96,8 +105,9 @@ class _Change:
 def simulate_roll(fabric, defect=None, *, generator, width=ROLL_WIDTH, height=ROLL_HEIGHT):
     """Weave one roll: `(image, mask)`, uint8 and bool `(height, width)`.
 
-    fabric: code in `FABRICS`; defect: code in `DEFECT_CODES`, or None for a roll without; generator: `numpy.random.Generator`
-    (the same state gives the same roll, and without defect the same cloth). Raises `InputError` for unknown codes or sizes.
+    fabric: code in `FABRICS`; defect: code in `DEFECT_CODES`, or None for a roll without; generator:
+    `numpy.random.Generator` (the same state gives the same roll, and without defect the same cloth). Below 4096
+    columns, what lies left of the fabric shrinks with the width. Raises `InputError` for unknown codes or sizes.
     """
     roll = simulate_roll_parts(fabric, defect, generator=generator, width=width, height=height)
     return roll.image, roll.mask
@@ -124,13 +134,12 @@ def simulate_roll_parts(fabric, defect=None, *, generator, width=ROLL_WIDTH, hei
 
 def _check(fabric, defect, width, height):
     if fabric not in FABRICS:
-        raise InputError(f"fabric {fabric!r}: not on the loom; expected one of {', '.join(FABRICS)}; use one of these")
+        raise InputError(f"fabric {fabric!r}: not on the loom; expected {', '.join(FABRICS)}; use one of these")
     if defect is not None and defect not in DEFECT_CODES:
-        raise InputError(
-            f"defect {defect!r}: the loom cannot make it; expected None or one of {', '.join(DEFECT_CODES)}; use one of these"
-        )
+        known = ", ".join(DEFECT_CODES)
+        raise InputError(f"defect {defect!r}: not on the loom; expected None, {known}; use one of these")
     if width < 512 or height < 64:
-        raise InputError(f"roll of {width} x {height} px: too small; expected at least 512 x 64; ask for a larger one")
+        raise InputError(f"roll of {width} x {height} px: too small; expected 512 x 64 or more; use a larger one")
 
 
 class _Cloth:
@@ -144,13 +153,12 @@ class _Cloth:
         self.pick_pitch = fabric.pick_pitch * draws.uniform(0.988, 1.012)
         self.end_pitch = fabric.end_pitch * draws.uniform(0.988, 1.012)
         # A slightly wandering edge; the cloth follows it and forgets it over some two hundred columns.
-        edge = _noise(draws, (height, 1), (60, 1)) * 1.2 + np.linspace(-1, 1, height)[:, None] * draws.uniform(-1.5, 1.5)
-        self.edge = np.minimum(edge.astype(np.float32) - 1, 0)
+        down = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
+        self.edge = np.minimum(1.2 * _noise(draws, (height, 1), (60, 1)) + draws.uniform(-3, 3) * down - 1, 0)
         self._lay_threads(draws)
         self.tile = _weave_tile(fabric, fabric.weave, self.pick_pitch, self.end_pitch)
         self.selvedge_tile = _weave_tile(fabric, fabric.selvedge_weave, self.pick_pitch, self.end_pitch / 1.4)
         across = np.linspace(-0.5, 0.5, width, dtype=np.float32)
-        down = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
         falloff = fabric.falloff * draws.uniform(0.5, 1.5)
         self.light = 1 + falloff * (across + 1.2 * across**2 - 0.1) + draws.uniform(-0.05, 0.05) * down
         self.light = self.light * (1 + 0.012 * _noise(draws, (height, width), (180, 500)))
@@ -181,8 +189,9 @@ class _Cloth:
         y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + 0 * ends
         x = np.arange(columns.start, columns.stop, dtype=np.float32)[None] + 0 * ends
         end, pick = np.floor(ends), np.floor(picks)
-        warp = cv2.remap(self.warp_yarn, end - self.first[0], y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-        weft = cv2.remap(self.weft_yarn, x, pick - self.first[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        nearest = {"interpolation": cv2.INTER_NEAREST, "borderMode": cv2.BORDER_REPLICATE}
+        warp = cv2.remap(self.warp_yarn, end - self.first[0], y, **nearest)
+        weft = cv2.remap(self.weft_yarn, x, pick - self.first[1], **nearest)
         # A thick yarn fills its place, a thin one leaves a gap: the place across the thread is scaled.
         across = np.clip((ends - end - 0.5) * (1 - warp), -0.5, 0.5) + 0.5
         along = np.clip((picks - pick - 0.5) * (1 - weft), -0.5, 0.5) + 0.5
@@ -192,7 +201,8 @@ class _Cloth:
             part = np.s_[:, :inside]
             seen[part] = _look_up(self.selvedge_tile, end[part], across[part], pick[part], along[part])
         missing = change.missing
-        grey = (1 - missing) * (seen[..., 0] * (1 + warp) + seen[..., 1] * (1 + weft)) + missing * seen[..., 2] * (1 + weft)
+        grey = (1 - missing) * (seen[..., 0] * (1 + warp) + seen[..., 1] * (1 + weft))
+        grey += missing * seen[..., 2] * (1 + weft)
         grey *= self.light[rows, columns] * self._bands(columns) * (1 + change.light)
         grey += change.fibres * (change.fibre_level - grey)
         return grey
@@ -208,7 +218,8 @@ class _Cloth:
         shape = (self.height, self.start)
         if not self.fabric.machine_bed:
             return np.full(shape, BACKLIGHT_LEVEL, np.float32)
-        bed = 90 + 7 * _noise(draws, shape, (3, 120)) + 6 * _noise(draws, shape, (40, 30)) + 3 * _noise(draws, shape, (2, 2))
+        bed = 90 + 7 * _noise(draws, shape, (3, 120)) + 6 * _noise(draws, shape, (40, 30))
+        bed += 3 * _noise(draws, shape, (2, 2))
         bed[:, -14:-6] = 42 + 4 * _noise(draws, (self.height, 8), (12, 8))
         bed[:, -6:] = BACKLIGHT_LEVEL
         return bed
@@ -272,19 +283,15 @@ def _yarn(draws, count, length, irregularity):
     """Thickness of each yarn along its length, relative, about 0: float32 `(count, length)`, with slubs."""
     own = 0.4 * draws.standard_normal((count, 1), np.float32)
     slow = _noise(draws, (count, length), (1, 110))
-    fine = _noise(draws, (count, length), (1, 14))
+    fine = _noise(draws, (count, length), (1, 9))
     slubs = np.maximum(slow - 2.4, 0) * 2  # rare thick places
-    return np.clip(irregularity * (own + 0.5 * slow + 0.8 * fine + slubs), -0.4, 0.6)
+    return np.clip(irregularity * (own + 0.5 * slow + fine + slubs), -0.4, 0.6)
 
 
 def _noise(draws, shape, cell):
-    """Smooth noise of about unit spread; one draw a cell of `cell` px (rows, columns): float32 `shape`."""
-    grid = [max(1, -(-size // step)) + 3 * (step > 1) for size, step in zip(shape, cell, strict=True)]
-    coarse = draws.standard_normal(grid, np.float32)
-    if cell[0] == 1 and cell[1] == 1:
-        return coarse
-    full = [count * step for count, step in zip(grid, cell, strict=True)]
-    return cv2.resize(coarse, full[::-1], interpolation=cv2.INTER_CUBIC)[: shape[0], : shape[1]]
+    """Smooth noise of about unit spread, one draw for about `cell` px (rows, columns): float32 `shape`."""
+    grid = [-(-size // step) + (step > 1) for size, step in zip(shape, cell, strict=True)]
+    return cv2.resize(draws.standard_normal(grid, np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def _changed(picture, flawless, cloth):
@@ -309,7 +316,7 @@ def _bump(distance):
 
 
 def _upright(cloth, draws, length, reach, wander):
-    """A path down the cloth: window, x distance to the path (px), position along it in -1…1, both of the window's size."""
+    """A path down the cloth: its window, each pixel's distance to it along x (px), each row's place in -1…1."""
     length = min(round(length), cloth.height)
     top = int(draws.integers(0, cloth.height - length + 1))
     margin = int(reach + 2.5 * wander) + 4
@@ -320,7 +327,7 @@ def _upright(cloth, draws, length, reach, wander):
     path = path + draws.uniform(-0.5, 0.5) * wander * np.linspace(-1, 1, length)[:, None]
     distance = np.arange(left, right, dtype=np.float32)[None] - np.float32(centre) - path.astype(np.float32)
     down = np.linspace(-1, 1, length, dtype=np.float32)[:, None]
-    return window, distance, down + 0 * distance
+    return window, distance, down
 
 
 def _broken_end(cloth, draws):
@@ -338,7 +345,7 @@ def _broken_end(cloth, draws):
 
 
 def _broken_pick(cloth, draws):
-    """010: the picks below a wandering line slip by 0.2–0.6 of a weave repeat; the shift fades out further down."""
+    """010: picks below a wandering line slip by 0.2–0.6 of a weave repeat; the shift fades out further down."""
     room = cloth.width - cloth.cloth_start
     length = int(min(_log_uniform(draws, 250, 1800), 0.9 * room))
     slip = draws.uniform(0.2, 0.6) * len(cloth.fabric.weave) * float(draws.choice((-1, 1)))
@@ -351,7 +358,7 @@ def _broken_pick(cloth, draws):
     path = np.clip(_noise(draws, (1, length), (1, 300)), -2, 2) * wander
     below = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - centre - path
     onset = np.clip(below / 0.8 + 0.5, 0, 1)
-    along = _bump(np.linspace(-1, 1, length, dtype=np.float32) ** 8) * (1 + 0.15 * _noise(draws, (1, length), (1, 120)))
+    along = _bump(np.linspace(-1, 1, length) ** 8) * (1 + 0.15 * _noise(draws, (1, length), (1, 120)))
     moved = onset * np.clip(1 - below / fade, 0, 1) ** 2 * along
     gap = _bump(below / (0.6 * cloth.pick_pitch)) * along
     return _Change((rows, slice(left, left + length)), picks=-slip * moved, light=-draws.uniform(0, 0.12) * gap)
@@ -401,8 +408,8 @@ def _crease(cloth, draws):
     side = float(draws.choice((-1, 1)))
     strength = draws.uniform(0.14, 0.36) * _bump(down**6)
     flank = side * np.sin(np.pi * np.clip(distance / (1.3 * half), -1, 1)) - 0.6 * _bump(distance / (0.6 * half))
-    crowd = draws.uniform(0.15, 0.5) * distance / cloth.end_pitch * _bump(distance / (2.2 * half)) * _bump(down**6)
-    return _Change(window, ends=0.4 * crowd, light=strength * flank)
+    crowd = draws.uniform(0.06, 0.2) * distance / cloth.end_pitch * _bump(distance / (2.2 * half)) * _bump(down**6)
+    return _Change(window, ends=crowd, light=strength * flank)
 
 
 DEFECTS_MADE = {"002": _broken_end, "010": _broken_pick, "019": _fuzzyball, "023": _crease}
@@ -412,11 +419,29 @@ DEFECT_CODES = tuple(DEFECTS_MADE)
 def simulate(out, seed=0, progress=False, overwrite=False):
     """Weave a whole set in AITEX's layout and return its folder.
 
-    24 normal rolls a fabric, 24 defective rolls with masks (every defect twice on every fabric), and `simulated.json`, which
-    says what it is. The same seed gives the same files. The folder appears complete or not at all. Raises `InputError` if `out`
-    exists and is not empty; with `overwrite`, a simulated set is replaced, anything else still refused.
+    24 normal rolls a fabric, 24 defective rolls with masks (every defect twice on every fabric), and
+    `simulated.json`, which says what it is. The same seed gives the same files, and the folder appears complete or
+    not at all. Raises `InputError` if `out` exists and is not empty; with `overwrite` a simulated set is replaced,
+    anything else is still refused.
     """
-    out = Path(out)
+    return _simulate(Path(out), seed, progress, overwrite, keep_same=False)
+
+
+def ensure_simulated(folder=None, seed=0):
+    """Return a folder with the simulated set of this seed and loom version; weave it if it is not there yet.
+
+    folder: `data/simulated` if None. A simulated set of another seed or version is replaced; several processes may
+    call it at once. Raises `InputError` if the folder holds anything else.
+    """
+    folder = DEFAULT_FOLDER if folder is None else Path(folder)
+    if _mark(folder) == _wanted(seed):
+        return folder
+    return _simulate(folder, seed, progress=False, overwrite=True, keep_same=True)
+
+
+def _simulate(out, seed, progress, overwrite, keep_same):
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed {seed!r}: expected a whole number, 0 or more; choose another")
     _check_target(out, overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -426,27 +451,10 @@ def simulate(out, seed=0, progress=False, overwrite=False):
         raise InputError(f"{out}: {error.strerror}; expected a writable place; choose another folder") from None
     try:
         _write_set(unfinished, seed, progress)
-        _publish(unfinished, out, overwrite)
+        _publish(unfinished, out, overwrite, keep_same and _wanted(seed))
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return out
-
-
-def ensure_simulated(folder=None, seed=0):
-    """Return a folder with the simulated set of this seed and loom version; weave it if it is not there yet.
-
-    folder: `data/simulated` if None. A simulated set of another seed or version is replaced. Several processes may call it at
-    once. Raises `InputError` if the folder holds anything else.
-    """
-    folder = DEFAULT_FOLDER if folder is None else Path(folder)
-    if _mark(folder) == _wanted(seed):
-        return folder
-    try:
-        return simulate(folder, seed, overwrite=True)
-    except InputError:
-        if _mark(folder) == _wanted(seed):  # another process was faster
-            return folder
-        raise
 
 
 def _wanted(seed):
@@ -467,22 +475,25 @@ def _check_target(out, overwrite):
         raise InputError(f"{out}: a file; expected a folder for the simulated rolls; choose another name")
     if not out.exists() or not any(out.iterdir()):
         return
-    if not overwrite:
-        raise InputError(f"{out}: not empty; expected a new or empty folder; choose another or pass overwrite=True")
     if _mark(out) is None:
-        raise InputError(f"{out}: holds something else than simulated rolls; expected an empty folder; choose another")
+        raise InputError(f"{out}: holds something else than simulated rolls; expected an empty folder; use another")
+    if not overwrite:
+        raise InputError(f"{out}: holds simulated rolls; expected an empty folder; use another, or overwrite=True")
 
 
-def _publish(unfinished, out, overwrite):
-    """Move the finished set to its place; what was there is moved away first and removed after."""
-    retired = unfinished.with_name(unfinished.name + "-old")
+def _publish(unfinished, out, overwrite, same):
+    """Move the finished set to its place, unless another process has put the `same` there meanwhile."""
+    if same and _mark(out) == same:
+        return
     _check_target(out, overwrite)
+    retired = unfinished.with_name(unfinished.name + "-old")
     try:
         if out.exists():
             os.rename(out, retired)
         os.rename(unfinished, out)
-    except OSError:
-        raise InputError(f"{out}: made by another process meanwhile; expected to be alone; use what is there") from None
+    except OSError as error:
+        if not same or _mark(out) != same:
+            raise InputError(f"{out}: {error.strerror}; expected to be the only writer; try again") from None
     finally:
         shutil.rmtree(retired, ignore_errors=True)
 
@@ -490,7 +501,8 @@ def _publish(unfinished, out, overwrite):
 def _write_set(folder, seed, progress):
     rolls = [(fabric, number, None) for fabric in FABRICS for number in range(1, NORMAL_ROLLS + 1)]
     rolls += [_defective(number) for number in range(1, DEFECTIVE_ROLLS + 1)]
-    for name in ("Defect_images", "Mask_images", *(f"NODefect_images/{FABRIC_FOLDERS[code]}" for code in FABRICS)):
+    normal = [f"NODefect_images/{FABRIC_FOLDERS[fabric]}" for fabric in FABRICS]
+    for name in ("Defect_images", "Mask_images", *normal):
         (folder / name).mkdir(parents=True)
     with ThreadPoolExecutor(2) as pool:
         done = pool.map(lambda roll: _write_roll(folder, seed, *roll), rolls)
@@ -500,12 +512,12 @@ def _write_set(folder, seed, progress):
             done = tqdm(done, total=len(rolls), desc="weaving", unit="roll")
         for _ in done:
             pass
-    about = {"what": "simulated fabric, not AITEX", **_wanted(seed), "fabrics": list(FABRICS), "defects": list(DEFECT_CODES)}
+    about = {"what": "simulated fabric, not AITEX", **_wanted(seed), "fabrics": list(FABRICS)}
     (folder / SIMULATED_MARK).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _defective(number):
-    """Fabric, number and defect of a defective roll: each pair twice in 24, and the development rolls get every defect."""
+    """Fabric, number, defect: each pair twice in 24, and the development rolls (number mod 4 = 0) have them all."""
     index = number - 1
     return tuple(FABRICS)[index % 3], number, DEFECT_CODES[(index // 3 + index // 12) % 4]
 

@@ -1,4 +1,4 @@
-"""Baselines on stripes with a planted blob: they learn, they find it, they repeat themselves, they refuse bad input."""
+"""Baselines on stripes with a planted blob: they learn, find it, repeat themselves, refuse bad input."""
 
 import numpy as np
 import pytest

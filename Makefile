@@ -1,0 +1,32 @@
+# Thin wrappers; README.md shows the plain command behind each.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: tutorial test lab notebooks lint clean
+
+tutorial: $(READY)
+	$(BIN)/python notebooks/run.py --out build
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(READY)
+	$(BIN)/python notebooks/run.py --in-place
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check draem_aitex tests notebooks/run.py
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+clean:
+	rm -rf build .venv

@@ -1,0 +1,97 @@
+"""Run the notebooks: `run.py --out build` leaves the committed files alone, `run.py --in-place` renews their outputs.
+
+Each runs in a kernel of its own, from its own folder, on the embedded simulated fabric. Ends with a table: notebook,
+seconds, headline figure (what the notebook's last line that starts with "Headline:" says).
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from tqdm.auto import tqdm
+
+HERE = Path(__file__).resolve().parent
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Run the notebooks and show a table.")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, help="folder for the executed copies")
+    where.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
+    parser.add_argument("notebooks", type=Path, nargs="*", help="which ones; all six without it")
+    options = parser.parse_args()
+    paths = options.notebooks or sorted(HERE.glob("0*.ipynb"))
+    if not options.in_place:
+        options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for path in paths:
+        target = path if options.in_place else options.out / path.name
+        rows.append((path.stem, *run(path, target)))
+    width = max(len(row[0]) for row in rows)
+    print(f"\n{'notebook':{width}}  seconds  headline")
+    for name, seconds, headline, _ in rows:
+        print(f"{name:{width}}  {seconds:7.0f}  {headline}")
+    return 0 if all(row[-1] for row in rows) else 1
+
+
+def run(path, target):
+    """Execute one notebook into `target`: `(seconds, headline, succeeded)`. A failed run never overwrites in place."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    bar = tqdm(total=cells, desc=path.stem, unit="cell", disable=not sys.stderr.isatty())
+    client = NotebookClient(
+        notebook,
+        timeout=900,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.resolve().parent)}},
+        on_cell_executed=lambda **_: bar.update(),
+    )
+    print(f"running {path.name}", flush=True)
+    started = time.monotonic()
+    try:
+        client.execute()
+        headline, succeeded = find_headline(notebook), True
+    except CellExecutionError as error:
+        headline, succeeded = "FAILED: " + str(error).strip().splitlines()[-1], False
+    finally:
+        bar.close()
+    seconds = time.monotonic() - started
+    clean(notebook)
+    if succeeded or target != path:
+        temporary = target.with_name(f".{target.name}.tmp")
+        nbformat.write(notebook, temporary)
+        os.replace(temporary, target)
+    return seconds, headline, succeeded
+
+
+def find_headline(notebook):
+    """What the last printed line that starts with "Headline:" says."""
+    printed = [
+        output.get("text", "")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    ]
+    found = re.findall(r"^Headline: (.*)$", "\n".join(printed), re.MULTILINE)
+    return found[-1] if found else "(none)"
+
+
+def clean(notebook):
+    """Drop what differs from run to run without meaning anything: timings of cells, widget state, kernel details."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from draem_aitex.errors import InputError
+from draem_aitex.perlin import perlin_noise
+
+
+def reference(shape, counts, angles):
+    """Gradient noise for one sample, pixel by pixel, from Perlin's description."""
+    picture = np.zeros(shape)
+    for y in range(shape[0]):
+        for x in range(shape[1]):
+            v, u = y * counts[0] / shape[0], x * counts[1] / shape[1]
+            i, j = int(v), int(u)
+            corners = {}
+            for di in (0, 1):
+                for dj in (0, 1):
+                    angle = angles[i + di, j + dj]
+                    corners[di, dj] = math.cos(angle) * (v - i - di) + math.sin(angle) * (u - j - dj)
+            s, t = ((((6 * f - 15) * f + 10) * f**3) for f in (v - i, u - j))
+            top = corners[0, 0] * (1 - t) + corners[0, 1] * t
+            bottom = corners[1, 0] * (1 - t) + corners[1, 1] * t
+            picture[y, x] = top * (1 - s) + bottom * s
+    return picture
+
+
+def test_values_against_the_reference():
+    lattice = torch.tensor([[3, 5], [1, 2], [7, 7]])
+    noise = perlin_noise((20, 31), lattice, torch.Generator().manual_seed(3))
+    angles = 2 * math.pi * torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(3)).double().numpy()
+    for sample, counts in enumerate(lattice.tolist()):
+        assert np.abs(noise[sample].numpy() - reference((20, 31), counts, angles[sample])).max() < 1e-5
+
+
+def test_zero_on_the_lattice_and_bounded():
+    noise = perlin_noise((64, 64), torch.full((8, 2), 8), torch.Generator().manual_seed(0))
+    assert noise[:, ::8, ::8].abs().max() == 0
+    assert noise.abs().max() <= math.sqrt(0.5) and noise.std() > 0.15
+
+
+def test_more_cells_are_finer():
+    coarse, fine = perlin_noise((128, 128), torch.tensor([[2, 2], [32, 32]]), torch.Generator().manual_seed(0))
+    assert fine.diff(dim=1).abs().mean() > 4 * coarse.diff(dim=1).abs().mean()
+
+
+def test_bad_lattice():
+    with pytest.raises(InputError, match="lattice"):
+        perlin_noise((8, 8), torch.tensor([[0, 2]]))
