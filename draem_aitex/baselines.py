@@ -5,8 +5,8 @@ Both learn from defect-free rolls alone and share DRÆM's interface, so that one
     detector = MemoryBank().fit(rolls, edges, torch.Generator().manual_seed(0))
     scores = detector.predict(image, (start, end))     # float32 (H, W): 0 outside the fabric, > 0 inside
 
-The scores have no common unit: compare detectors at thresholds set for the same rate of false alarms, never by
-value.
+The scores have no common unit: compare detectors at thresholds set for the same rate of false alarms, never
+by value.
 """
 
 import math
@@ -25,19 +25,19 @@ FLOOR = 1e-6  # added to every score on the fabric, so that 0 can mean "not fabr
 class VAE:
     """A fully convolutional variational autoencoder, scored by what it fails to reconstruct.
 
-    Idea: squeeze the picture through a narrow, noisy code and learn to restore it. Defect-free cloth is all it
-    has learnt to restore, so a large error should mean a defect. The price is blur: detail finer than the code
-    can carry is lost on good cloth too, and a fine defect has to stand out from that error.
+    Idea: squeeze the picture through a narrow, noisy code and learn to restore it. Defect-free cloth is all
+    it has learnt to restore, so a large error should mean a defect. The price is blur: detail finer than
+    the code can carry is lost on good cloth too, and a fine defect has to stand out from that error.
 
     Source: Kingma & Welling, "Auto-Encoding Variational Bayes", 2014, arXiv 1312.6114 (reparameterisation:
-    section 2.4). Different here: the code is a field, one vector per 16×16 pixels, in place of one vector per
-    picture, so the network runs over a whole roll; the likelihood is Laplace (L1 error); the Kullback-Leibler
-    term is weighted by `beta`, since at full weight a code this local is switched off; the score is the error of
-    the decoded mean, smoothed with a Gaussian, not a likelihood.
+    section 2.4). Different here: the code is a field, one vector per 16×16 pixels, in place of one vector
+    per picture, so the network runs over a whole roll; the likelihood is Laplace (L1 error); the
+    Kullback-Leibler term is weighted by `beta`, since at full weight a code this local is switched off; the
+    score is the error of the decoded mean, smoothed with a Gaussian, not a likelihood.
 
-    Args: `size` side of the training crops in pixels (a multiple of 16); `width` and `latent` channels of the
-    network and of its code; `beta` weight of the KL term; `smoothing` standard deviation of the map's Gaussian
-    in pixels; `device` where it trains and predicts.
+    Args: `size` side of the training crops in pixels (a multiple of 16); `width` and `latent` channels of
+    the network and of its code; `beta` weight of the KL term; `smoothing` standard deviation of the map's
+    Gaussian in pixels; `device` where it trains and predicts.
     """
 
     name = "VAE"
@@ -58,10 +58,11 @@ class VAE:
     def fit(self, rolls, edges, generator: torch.Generator, steps=600, batch=32, seconds=None, progress=None):
         """Train on random crops of defect-free rolls; every step's loss is kept in `.losses`.
 
-        Args: `rolls` list of uint8 (H, W); `edges` list of (start, end) columns, half open; `generator` on the
-        CPU draws weights, crops and code noise; `steps` of `batch` crops, or fewer where `seconds` run out first
-        (then the result depends on the machine's speed); `progress` is called with (step, loss). Returns self.
-        Raises InputError for no rolls, lists of different length, or fabric smaller than a crop.
+        Args: `rolls` list of uint8 (H, W); `edges` list of (start, end) columns, half open; `generator` on
+        the CPU draws weights, crops and code noise; `steps` of `batch` crops, or fewer where `seconds` run
+        out first (then the result depends on the machine's speed); `progress` is called with (step, loss).
+        Returns self. Raises InputError for no rolls, lists of different length, or fabric smaller than a
+        crop.
         """
         fabrics = _fabrics(rolls, edges, least=self.size)
         self.network = _seeded(lambda: _Autoencoder(self.width, self.latent), generator).to(self.device)
@@ -97,9 +98,9 @@ class VAE:
     def predict(self, image: np.ndarray, edges) -> np.ndarray:
         """Score a roll by its smoothed absolute reconstruction error.
 
-        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0 outside
-        the fabric, above 0 (mean grey value error, white = 1) inside. Raises InputError before `fit` or on bad
-        input.
+        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0
+        outside the fabric, above 0 (mean grey value error, white = 1) inside. Raises InputError before
+        `fit` or on bad input.
         """
         fabric = _fabric(image, edges, least=16)
         error = (self._decoded(fabric) - _as_input(fabric).to(self.device)).abs()
@@ -155,16 +156,16 @@ class MemoryBank:
     Idea: describe every 8×8-pixel cell of the defect-free rolls by a vector, keep a small set of vectors that
     covers them all, and call a new cell as odd as it is far from the nearest one kept.
 
-    Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), CVPR 2022, arXiv
-    2106.08265: locally averaged features, greedy coreset, nearest neighbour, upsampled and smoothed map.
-    Different here: the features are magnitudes of a Gabor filter bank (and the mean grey), standardised on the
-    training cells, where PatchCore takes two middle levels of a pretrained WideResNet-50, so nothing is
-    downloaded; the coreset is picked from a random pool, without random projection; scores are not re-weighted
-    by the neighbourhood of the nearest vector.
+    Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), CVPR 2022,
+    arXiv 2106.08265: locally averaged features, greedy coreset, nearest neighbour, upsampled and smoothed
+    map. Different here: the features are magnitudes of a Gabor filter bank (and the mean grey),
+    standardised on the training cells, where PatchCore takes two middle levels of a pretrained
+    WideResNet-50, so nothing is downloaded; the coreset is picked from a random pool, without random
+    projection; scores are not re-weighted by the neighbourhood of the nearest vector.
 
     Args: `bank_size` vectors kept, of `pool_size` random training cells; `coreset` "greedy" (k-centre) or
-    "random"; `wavelengths` in pixels and number of `orientations` of the filters; `smoothing` standard deviation
-    of the map's Gaussian in pixels; `device` where it runs.
+    "random"; `wavelengths` in pixels and number of `orientations` of the filters; `smoothing` standard
+    deviation of the map's Gaussian in pixels; `device` where it runs.
     """
 
     name = "Memory bank"
@@ -197,9 +198,9 @@ class MemoryBank:
     def fit(self, rolls, edges, generator: torch.Generator):
         """Fill the bank from defect-free rolls; the same generator state gives the same bank.
 
-        Args: `rolls` list of uint8 (H, W); `edges` list of (start, end) columns, half open; `generator` on the
-        CPU draws the pool and the first vector of the coreset. Returns self.
-        Raises InputError for no rolls, lists of different length, or fabric smaller than 32×32 pixels.
+        Args: `rolls` list of uint8 (H, W); `edges` list of (start, end) columns, half open; `generator` on
+        the CPU draws the pool and the first vector of the coreset. Returns self. Raises InputError for no
+        rolls, lists of different length, or fabric smaller than 32×32 pixels.
         """
         fabrics = _fabrics(rolls, edges, least=32)
         share = math.ceil(self.pool_size / len(fabrics))
@@ -221,9 +222,9 @@ class MemoryBank:
     def predict(self, image: np.ndarray, edges) -> np.ndarray:
         """Score a roll by each cell's distance to the nearest vector in the bank.
 
-        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0 outside
-        the fabric, above 0 (Euclidean, each feature in standard deviations of the training cells) inside.
-        Raises InputError before `fit` or on bad input.
+        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0
+        outside the fabric, above 0 (Euclidean, each feature in standard deviations of the training cells)
+        inside. Raises InputError before `fit` or on bad input.
         """
         if self.bank is None:
             raise InputError("MemoryBank: found an empty bank; call fit(rolls, edges, generator) first")
@@ -253,8 +254,9 @@ class MemoryBank:
 def gabor_bank(wavelengths, orientations: int) -> Tensor:
     """Filters float32 (1 + 2·K, 1, side, side): one Gaussian, K even (cosine) and K odd (sine) Gabor filters.
 
-    K = len(wavelengths) · orientations; wavelengths in pixels. Every Gabor filter sums to 0, so that brightness
-    does not enter; the even one has unit L1 norm; the envelope's standard deviation is half a wavelength.
+    K = len(wavelengths) · orientations; wavelengths in pixels. Every Gabor filter sums to 0, so that
+    brightness does not enter; the even one has unit L1 norm; the envelope's standard deviation is half a
+    wavelength.
     """
     reach = math.ceil(1.25 * max(wavelengths))
     y, x = torch.meshgrid(*[torch.arange(-reach, reach + 1, dtype=torch.float32)] * 2, indexing="ij")

@@ -22,11 +22,13 @@ from draem_aitex.errors import InputError
 
 LOOM_VERSION = 1  # raise it with every change of the pictures: an older folder is then made anew
 ROLL_WIDTH, ROLL_HEIGHT = 4096, 256  # px, as in AITEX
-NORMAL_ROLLS, DEFECTIVE_ROLLS = 24, 24  # per fabric; of all fabrics together
+NORMAL_ROLLS, DEFECTIVE_ROLLS, SET_WIDTH = 24, 24, ROLL_WIDTH  # of a set: per fabric; of all fabrics; px
 DEFAULT_FOLDER = Path(__file__).parent.parent / "data" / "simulated"
 
+YARN_STEP = 4  # px between the samples along a yarn
 TILE_SAMPLES = 16  # samples a thread in the pattern of one weave repeat
 MASK_LEVEL = 6.0  # grey levels; a pixel that a defect changes by more belongs to its mask
+EDGE_REACH = 12  # px; the edge never wanders further to the left
 BACKLIGHT_LEVEL = 300.0  # grey levels; saturated, so it is 255 whatever the noise
 
 PLAIN = ((1, 0), (0, 1))
@@ -46,7 +48,7 @@ class LoomFabric:
     contrast: float  # grey levels, standard deviation of the regular weave before lens and sensor
     warp_tone: float  # brightness of the warp
     weft_tone: float  # brightness of the weft
-    irregularity: float  # spread of the yarns' thickness and tone
+    irregularity: tuple[float, float]  # spread of thickness and tone, warp and weft
     pick_slope: float  # px down a px to the right: picks are rarely level
     start: tuple[int, int]  # first fabric column of a roll 4096 wide, from–to
     machine_bed: bool  # left of the fabric: machine bed, dark gap and bright edge; otherwise backlight
@@ -64,17 +66,17 @@ class LoomFabric:
 FABRICS = {
     "00": LoomFabric(
         weave=PLAIN, pick_pitch=3.66, end_pitch=4.65, mean=75, contrast=19, warp_tone=0.80, weft_tone=1.15,
-        irregularity=0.055, pick_slope=0.045, start=(1131, 1238), machine_bed=False, selvedge=44,
+        irregularity=(0.050, 0.065), pick_slope=0.045, start=(1131, 1238), machine_bed=False, selvedge=44,
         selvedge_weave=RIB, selvedge_bands=(0.98, 0.94, 1.06, 0.86), falloff=0.16,
     ),
     "01": LoomFabric(
         weave=SATEEN, pick_pitch=2.2, end_pitch=2.6, mean=105, contrast=21, warp_tone=0.78, weft_tone=1.08,
-        irregularity=0.05, pick_slope=0.006, start=(415, 441), machine_bed=False, selvedge=56,
+        irregularity=(0.050, 0.065), pick_slope=0.006, start=(415, 441), machine_bed=False, selvedge=56,
         selvedge_weave=PLAIN, selvedge_bands=(0.90, 0.97, 0.93), falloff=0.05,
     ),
     "02": LoomFabric(
         weave=TWILL, pick_pitch=1.78, end_pitch=1.31, mean=115, contrast=30, warp_tone=1.10, weft_tone=0.78,
-        irregularity=0.055, pick_slope=0.020, start=(512, 537), machine_bed=True, selvedge=68,
+        irregularity=(0.035, 0.090), pick_slope=0.020, start=(512, 537), machine_bed=True, selvedge=68,
         selvedge_weave=RIB, selvedge_bands=(1.00, 1.08, 0.94), falloff=0.10,
     ),
 }  # fmt: skip
@@ -119,8 +121,10 @@ def simulate_roll_parts(fabric, defect=None, *, generator, width=ROLL_WIDTH, hei
     # Children of their own for cloth, sensor and defect: a defect changes nothing but itself.
     cloth_draws, sensor_draws, defect_draws = map(np.random.default_rng, generator.integers(2**63, size=3))
     cloth = _Cloth(FABRICS[fabric], cloth_draws, width, height)
-    whole = (slice(0, height), slice(0, width))
-    threads = cloth.threads(_Change(whole))
+    threads = np.zeros((height, width), np.float32)
+    for left in range(cloth.start - EDGE_REACH, width, 512):  # in parts that fit the processor's cache
+        part = np.s_[0:height, left : min(left + 512, width)]
+        threads[part] = cloth.threads(_Change(part))
     flawless = cloth.photograph(threads)
     picture, mask = flawless, np.zeros((height, width), bool)
     if defect is not None:
@@ -128,8 +132,10 @@ def simulate_roll_parts(fabric, defect=None, *, generator, width=ROLL_WIDTH, hei
         threads[change.window] = cloth.threads(change)
         picture = cloth.photograph(threads)
         mask = _changed(picture, flawless, cloth)
-    noisy = picture + sensor_draws.standard_normal(picture.shape, np.float32) * (1.0 + 0.008 * picture)
-    return LoomRoll(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), mask, cloth.start)
+    noise = sensor_draws.standard_normal(picture.shape, np.float32)
+    noise *= 1 + 0.008 * picture  # brighter is noisier: photons
+    noise += picture
+    return LoomRoll(cv2.convertScaleAbs(np.maximum(noise, 0, out=noise)), mask, cloth.start)
 
 
 def _check(fabric, defect, width, height):
@@ -155,6 +161,7 @@ class _Cloth:
         # A slightly wandering edge; the cloth follows it and forgets it over some two hundred columns.
         down = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
         self.edge = np.minimum(1.2 * _noise(draws, (height, 1), (60, 1)) + draws.uniform(-3, 3) * down - 1, 0)
+        self.edge = np.maximum(self.edge, 2 - EDGE_REACH)
         self._lay_threads(draws)
         self.tile = _weave_tile(fabric, fabric.weave, self.pick_pitch, self.end_pitch)
         self.selvedge_tile = _weave_tile(fabric, fabric.selvedge_weave, self.pick_pitch, self.end_pitch / 1.4)
@@ -165,46 +172,52 @@ class _Cloth:
         self.surroundings = self._surroundings(draws, scale)
 
     def _lay_threads(self, draws):
+        """Number of the end and of the pick at every pixel, with what follows the decimal point as place in it."""
         fabric, height, width = self.fabric, self.height, self.width
         x = np.arange(width, dtype=np.float32)[None] - self.start
         y = np.arange(height, dtype=np.float32)[:, None]
-        x = x - self.edge * np.exp(-np.maximum(x, 0) / 200)
-        dense = np.minimum(x, fabric.selvedge)
-        slope = fabric.pick_slope * draws.uniform(0.6, 1.4)
-        bow = slope * x + 1.5 * _noise(draws, (1, width), (1, 700))
-        self.ends = (x + 0.4 * dense) / self.end_pitch
-        self.ends += draws.uniform(-0.004, 0.004) * y + 0.08 * _noise(draws, (height, width), (50, 9))
-        self.picks = (y + bow) / self.pick_pitch + 0.09 * _noise(draws, (height, width), (7, 90))
-        self.picks += draws.uniform(0, 8)
-        self.first = np.floor((self.ends.min() - 2, self.picks.min() - 2)).astype(np.float32)
-        count = np.ceil((self.ends.max() + 2, self.picks.max() + 2)).astype(int) - self.first.astype(int)
-        self.warp_yarn = _yarn(draws, count[0], height, fabric.irregularity).T.copy()
-        self.weft_yarn = _yarn(draws, count[1], width, fabric.irregularity)
+        bow = fabric.pick_slope * draws.uniform(0.6, 1.4) * x + 1.5 * _noise(draws, (1, width), (1, 700))
+        self.ends = _noise(draws, (height, width), (50, 9))
+        self.ends *= 0.08
+        self.ends += (x + 0.4 * np.minimum(x, fabric.selvedge)) / self.end_pitch
+        self.ends -= self.edge * np.exp(-np.maximum(x, 0) / 200) / self.end_pitch
+        self.ends += draws.uniform(-0.004, 0.004) * y
+        self.picks = _noise(draws, (height, width), (7, 90))
+        self.picks *= 0.09
+        self.picks += bow / self.pick_pitch
+        self.picks += y / self.pick_pitch + draws.uniform(0, 8)
+        self.first = [float(np.floor(threads.min())) - 2 for threads in (self.ends, self.picks)]
+        last = [float(np.ceil(threads.max())) + 2 for threads in (self.ends, self.picks)]
+        self.warp_yarn = _yarn(draws, int(last[0] - self.first[0]), height, fabric.irregularity[0]).T.copy()
+        self.weft_yarn = _yarn(draws, int(last[1] - self.first[1]), width, fabric.irregularity[1])
 
     def threads(self, change):
         """Grey levels of the threads in a window, before the lens: float32, with the defect's change applied."""
-        fabric, (rows, columns) = self.fabric, change.window
+        rows, columns = change.window
         ends = self.ends[rows, columns] + np.float32(change.ends)
         picks = self.picks[rows, columns] + np.float32(change.picks)
-        y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + 0 * ends
-        x = np.arange(columns.start, columns.stop, dtype=np.float32)[None] + 0 * ends
         end, pick = np.floor(ends), np.floor(picks)
-        nearest = {"interpolation": cv2.INTER_NEAREST, "borderMode": cv2.BORDER_REPLICATE}
-        warp = cv2.remap(self.warp_yarn, end - self.first[0], y, **nearest)
-        weft = cv2.remap(self.weft_yarn, x, pick - self.first[1], **nearest)
+        y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] / YARN_STEP + 0 * ends
+        x = np.arange(columns.start, columns.stop, dtype=np.float32)[None] / YARN_STEP + 0 * ends
+        warp = cv2.remap(self.warp_yarn, end - self.first[0], y, cv2.INTER_LINEAR)
+        weft = cv2.remap(self.weft_yarn, x, pick - self.first[1], cv2.INTER_LINEAR)
         # A thick yarn fills its place, a thin one leaves a gap: the place across the thread is scaled.
-        across = np.clip((ends - end - 0.5) * (1 - warp), -0.5, 0.5) + 0.5
-        along = np.clip((picks - pick - 0.5) * (1 - weft), -0.5, 0.5) + 0.5
+        across = _squeeze(ends - end, warp)
+        along = _squeeze(picks - pick, weft)
         seen = _look_up(self.tile, end, across, pick, along)
         inside = max(0, self.cloth_start - columns.start)
         if inside:
             part = np.s_[:, :inside]
             seen[part] = _look_up(self.selvedge_tile, end[part], across[part], pick[part], along[part])
         missing = change.missing
-        grey = (1 - missing) * (seen[..., 0] * (1 + warp) + seen[..., 1] * (1 + weft))
-        grey += missing * seen[..., 2] * (1 + weft)
-        grey *= self.light[rows, columns] * self._bands(columns) * (1 + change.light)
-        grey += change.fibres * (change.fibre_level - grey)
+        warp, weft = warp + 1, weft + 1
+        grey = (1 - missing) * (seen[..., 0] * warp + seen[..., 1] * weft)
+        if np.any(missing):
+            grey += missing * seen[..., 2] * weft
+        grey *= self.light[rows, columns] * self._bands(columns)
+        grey *= 1 + change.light
+        if np.any(change.fibres):
+            grey += change.fibres * (change.fibre_level - grey)
         return grey
 
     def _bands(self, columns):
@@ -232,6 +245,13 @@ class _Cloth:
         scene = threads.copy()
         scene[:, left] = self.surroundings + covered * (threads[:, left] - self.surroundings)
         return cv2.GaussianBlur(scene, (0, 0), 0.65)
+
+
+def _squeeze(place, thickness):
+    place -= 0.5
+    place *= 1 - thickness
+    place += 0.5
+    return np.clip(place, 0, 1, out=place)
 
 
 def _look_up(tile, end, across, pick, along):
@@ -280,12 +300,12 @@ def _wrapped_blur(tile, sigma_x, sigma_y):
 
 
 def _yarn(draws, count, length, irregularity):
-    """Thickness of each yarn along its length, relative, about 0: float32 `(count, length)`, with slubs."""
-    own = 0.4 * draws.standard_normal((count, 1), np.float32)
-    slow = _noise(draws, (count, length), (1, 110))
-    fine = _noise(draws, (count, length), (1, 9))
-    slubs = np.maximum(slow - 2.4, 0) * 2  # rare thick places
-    return np.clip(irregularity * (own + 0.5 * slow + fine + slubs), -0.4, 0.6)
+    """Thickness of yarns about 0, relative, one sample every 4 px: float32 `(count, length / 4 + 2)`."""
+    shape = (count, length // YARN_STEP + 2)
+    slow = _noise(draws, shape, (1, 28))
+    yarn = _noise(draws, shape, (1, 2)) + 0.5 * slow + 2 * np.maximum(slow - 2.4, 0)  # the last are slubs
+    yarn += 0.4 * draws.standard_normal((count, 1), np.float32)
+    return np.clip(irregularity * yarn, -0.4, 0.6)
 
 
 def _noise(draws, shape, cell):
@@ -448,7 +468,7 @@ def _simulate(out, seed, progress, overwrite, keep_same):
         unfinished = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
         unfinished.mkdir()
     except OSError as error:
-        raise InputError(f"{out}: {error.strerror}; expected a writable place; choose another folder") from None
+        raise InputError(f"{out}: {error.strerror}; expected a writable place; choose another") from None
     try:
         _write_set(unfinished, seed, progress)
         _publish(unfinished, out, overwrite, keep_same and _wanted(seed))
@@ -476,9 +496,9 @@ def _check_target(out, overwrite):
     if not out.exists() or not any(out.iterdir()):
         return
     if _mark(out) is None:
-        raise InputError(f"{out}: holds something else than simulated rolls; expected an empty folder; use another")
+        raise InputError(f"{out}: not simulated rolls; expected an empty folder; use another")
     if not overwrite:
-        raise InputError(f"{out}: holds simulated rolls; expected an empty folder; use another, or overwrite=True")
+        raise InputError(f"{out}: not empty; expected an empty folder; use another, or overwrite=True")
 
 
 def _publish(unfinished, out, overwrite, same):
@@ -517,7 +537,7 @@ def _write_set(folder, seed, progress):
 
 
 def _defective(number):
-    """Fabric, number, defect: each pair twice in 24, and the development rolls (number mod 4 = 0) have them all."""
+    """Fabric, number, defect: each pair twice in 24; the development rolls (number mod 4 = 0) have all four."""
     index = number - 1
     return tuple(FABRICS)[index % 3], number, DEFECT_CODES[(index // 3 + index // 12) % 4]
 
@@ -525,7 +545,7 @@ def _defective(number):
 def _write_roll(folder, seed, fabric, number, defect):
     """One roll from a generator of its own, so that neither order nor the number of workers matters."""
     generator = np.random.default_rng(np.random.SeedSequence((seed, int(fabric), number, int(defect or 0))))
-    image, mask = simulate_roll(fabric, defect, generator=generator, width=ROLL_WIDTH, height=ROLL_HEIGHT)
+    image, mask = simulate_roll(fabric, defect, generator=generator, width=SET_WIDTH)
     name = f"{number:04d}_{defect or '000'}_{fabric}"
     if defect is None:
         return _write_png(folder / "NODefect_images" / FABRIC_FOLDERS[fabric] / f"{name}.png", image)
@@ -534,4 +554,4 @@ def _write_roll(folder, seed, fabric, number, defect):
 
 
 def _write_png(path, picture):
-    path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+    path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())

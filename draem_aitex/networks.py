@@ -102,13 +102,18 @@ class DRAEM(nn.Module):
             raise InputError(f"images: {found}; expected 16 x 16 pixels or more; take larger crops")
 
 
-def build_draem(preset="compact"):
-    """A fresh pair of networks. preset: a name in `PRESETS` or a `NetworkConfig`."""
+def build_draem(preset="compact", seed=0):
+    """A fresh pair of networks, its weights drawn from the seed; torch's global random state stays as it was.
+
+    preset: a name in `PRESETS` or a `NetworkConfig`.
+    """
     if isinstance(preset, str):
         if preset not in PRESETS:
             raise InputError(f"preset: {preset!r}; expected one of {', '.join(PRESETS)}")
         preset = PRESETS[preset]
-    return DRAEM(preset)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return DRAEM(preset)
 
 
 def count_parameters(module):

@@ -88,10 +88,7 @@ class Trainer:
 
     def __init__(self, rolls, config, device="cpu"):
         self.config, self.device = config, torch.device(device)
-        with torch.random.fork_rng(devices=[]):  # weights start from the seed, the global state stays as it was
-            torch.manual_seed(config.seed)
-            model = build_draem(config.preset)
-        self.model = model.to(self.device, memory_format=torch.channels_last).train()
+        self.model = build_draem(config.preset, config.seed).to(self.device, memory_format=torch.channels_last).train()
         average = get_ema_multi_avg_fn(config.ema_decay)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
@@ -127,30 +124,30 @@ class Trainer:
         self.steps += 1
         return {"loss": loss.detach(), **repainted.parts, **segmented.parts}
 
-    def state(self):
-        """Everything that `restore` needs, and the averaged weights for whoever only wants to use them."""
-        return {
-            **network_content(self.average.module),
-            "config": asdict(self.config),
-            "training": {
+    def state(self, finished):
+        """The averaged weights for whoever wants to use them and, while unfinished, everything `restore` needs."""
+        content = {**network_content(self.average.module), "config": asdict(self.config), "log": self.log}
+        content |= {"steps": self.steps, "seconds": self.seconds, "finished": finished}
+        if not finished:
+            content["training"] = {
                 "model": self.model.state_dict(),
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
-                "steps": self.steps,
-                "seconds": self.seconds,
-            },
-            "log": self.log,
-        }
+            }
+        return content
 
     def restore(self, content):
         """Go on from a checkpoint's content."""
+        self.steps, self.seconds, self.log = content["steps"], content["seconds"], list(content["log"])
+        if content["finished"]:
+            self.average.module.load_state_dict(content["weights"])
+            return
         saved = content["training"]
         self.model.load_state_dict(saved["model"])
         self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"].cpu())
-        self.steps, self.seconds, self.log = saved["steps"], saved["seconds"], list(content["log"])
 
 
 def train(
@@ -168,6 +165,7 @@ def train(
     trainer = Trainer(rolls, config, device)
     if checkpoint is not None:
         _prepare(trainer, Path(checkpoint), config, extra or {})
+    already_done = trainer.progress >= 1
     finished = True
     bar = tqdm(total=100, desc="training", unit="%", disable=quiet, bar_format="{desc} {percentage:3.0f}% {postfix}")
     try:
@@ -176,7 +174,7 @@ def train(
         finished = False
     finally:
         bar.close()
-    if checkpoint is not None:
+    if checkpoint is not None and not already_done:
         _save(trainer, checkpoint, extra or {}, finished)
     model = trainer.average.module.eval()
     return TrainResult(model, trainer.log, trainer.steps, finished)
@@ -238,7 +236,7 @@ def _log(trainer, losses, on_log, bar):
 
 
 def _save(trainer, checkpoint, extra, finished):
-    save_checkpoint(checkpoint, {**trainer.state(), **extra, "finished": finished})
+    save_checkpoint(checkpoint, {**trainer.state(finished), **extra})
 
 
 def write_log(log, path):

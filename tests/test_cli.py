@@ -1,0 +1,166 @@
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from draem_aitex import aitex, fabric, loom
+from draem_aitex.__main__ import main
+from draem_aitex.checkpoint import load_checkpoint
+
+
+def fails_with_one_line(capsys, arguments, *words):
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1 and error.startswith("error: "), error
+    for word in words:
+        assert str(word) in error, error
+
+
+def test_checkpoint_says_what_it_is(checkpoint, small_set):
+    content = load_checkpoint(checkpoint)
+    assert content["source"] == "simulated fabric" and content["finished"]
+    assert {part: len(names) for part, names in content["split"].items()}["train"] == 2
+    name, digest = next(iter(content["split"]["calibration"].items()))
+    record = next(record for record in aitex.scan(small_set).records if record.name == name)
+    assert record.number == 4 and aitex.sha256(record.path) == digest
+    assert content["threshold"]["wanted"] == 0.01 and 0 < content["threshold"]["value"] <= 1
+    assert content["config"]["steps"] == 3
+
+
+def test_train_again_changes_nothing_and_another_config_is_refused(checkpoint, small_set, capsys):
+    weights = load_checkpoint(checkpoint)["weights"]
+    again = ["train", "--data", str(small_set), "--out", str(checkpoint)]
+    assert main([*again, "--steps", "3"]) == 0
+    assert all(torch.equal(value, weights[name]) for name, value in load_checkpoint(checkpoint)["weights"].items())
+    before = checkpoint.read_bytes()
+    capsys.readouterr()
+    fails_with_one_line(capsys, [*again, "--steps", "4"], checkpoint, "steps", 4)
+    assert checkpoint.read_bytes() == before
+
+
+def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsys):
+    report = tmp_path / "report.html"
+    figures = tmp_path / "figures.json"
+    arguments = ["--data", str(small_set), "--checkpoint", str(checkpoint), "--json", str(figures), "--report", str(report)]
+    assert main(["evaluate", *arguments]) == 0
+    printed = capsys.readouterr().out
+    table = json.loads(figures.read_text())
+    content = load_checkpoint(checkpoint)
+    tested = len(content["split"]["test"])
+    assert f"{tested} tested, 2 trained on, 1 calibrated on" in printed
+    assert table["n_test_rolls"] == tested and table["n_train_rolls"] == 2 and table["source"] == "simulated fabric"
+    assert table["defects"] == table["hits"] + round(table["miss_rate"] * table["defects"])
+    assert set(table["by_fabric"]) == {"01"} and 0 <= table["patch_auroc"] <= 1
+    page = report.read_text()
+    HTMLParser().feed(page)
+    assert "http" not in page and page.count("<img") >= 2, "self-contained, with pictures"
+
+
+def test_a_roll_trained_on_is_left_out_under_any_name(checkpoint, small_set, tmp_path, capsys):
+    """The split's hashes decide: a training roll copied to a test roll's name is not tested."""
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(small_set, folder)
+    normal = folder / "NODefect_images" / aitex.FABRIC_FOLDERS["01"]
+    shutil.copy(normal / "0001_000_01.png", normal / "0009_000_01.png")
+    assert main(["evaluate", "--data", str(folder), "--checkpoint", str(checkpoint)]) == 0
+    tested = len(load_checkpoint(checkpoint)["split"]["test"])
+    assert f"{tested - 1} tested" in capsys.readouterr().out
+
+
+def test_inspect_writes_map_overlay_and_line(checkpoint, simulated, tmp_path, capsys):
+    record = next(record for record in aitex.scan(simulated).records if record.fabric == "01" and not record.is_normal)
+    crop = tmp_path / "piece.png"
+    cv2.imwrite(str(crop), aitex.read_image(record.path)[:200, 1000:1333])
+    assert main(["inspect", str(record.path), str(crop), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "o")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for path, line in zip((record.path, crop), lines, strict=True):
+        image = aitex.read_image(path)
+        start, end = fabric.fabric_edges(image)
+        scores = np.load(tmp_path / "o" / f"{path.stem}.npy")
+        assert scores.dtype == np.float32 and scores.shape == image.shape
+        assert not scores[:, :start].any() and not scores[:, end:].any()
+        assert (scores[:, start:end] > 0).all() and scores.max() <= 1
+        assert cv2.imread(str(tmp_path / "o" / f"{path.stem}.png")).shape == (*image.shape, 3)
+        assert str(path) in line and f"score {scores.max():.4f}" in line and line.split()[-1] in ("ok", "defect")
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == sorted(
+        [f"{record.name}.npy", f"{record.name}.png", "piece.npy", "piece.png"]
+    )
+
+
+def test_inspect_refuses_before_any_work(checkpoint, simulated, tmp_path, capsys):
+    good = next(record.path for record in aitex.scan(simulated).records)
+    out = tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / f"{good.stem}.jpg"
+    cv2.imwrite(str(twin), aitex.read_image(good))
+    blank = tmp_path / "blank.png"
+    cv2.imwrite(str(blank), np.full((256, 512), 255, np.uint8))
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(good.read_bytes()[:5000])
+    common = ["--checkpoint", checkpoint, "--out", out]
+    fails_with_one_line(capsys, ["inspect", good, twin, *common], good, twin)
+    fails_with_one_line(capsys, ["inspect", good, blank, *common], blank, "no fabric")
+    fails_with_one_line(capsys, ["inspect", good, cut, *common], cut, "truncated")
+    fails_with_one_line(capsys, ["inspect", good, tmp_path / "none.png", *common], "none.png")
+    fails_with_one_line(capsys, ["inspect", good, "--checkpoint", blank, "--out", out], blank, "checkpoint")
+    assert not out.exists()
+
+
+def test_other_bad_input(checkpoint, small_set, tmp_path, capsys):
+    fails_with_one_line(capsys, ["evaluate", "--data", small_set, "--checkpoint", tmp_path / "no.pt"], "no.pt")
+    fails_with_one_line(capsys, ["evaluate", "--data", tmp_path, "--checkpoint", checkpoint], tmp_path, "no AITEX folder")
+    fails_with_one_line(
+        capsys, ["evaluate", "--data", small_set, "--checkpoint", checkpoint, "--json", tmp_path / "a/b.json"], "a/b.json"
+    )
+    out = tmp_path / "x.pt"
+    train = ["train", "--data", small_set, "--out", out]
+    fails_with_one_line(capsys, [*train, "--fabric", "77"], "77", "01")
+    fails_with_one_line(capsys, [*train, "--minutes", "-1"], "-1")
+    fails_with_one_line(capsys, [*train, "--preset", "huge"], "huge", "compact")
+    fails_with_one_line(capsys, [*train, "--device", "warp"], "warp")
+    fails_with_one_line(capsys, [*train, "--steps", "1", "--minutes", "1"], "--minutes")
+    fails_with_one_line(capsys, ["train", "--data", small_set, "--out", tmp_path / "no/x.pt", "--steps", "1"], "no")
+    assert not out.exists()
+    fails_with_one_line(capsys, ["simulate", "--out", small_set], small_set)
+
+
+def test_simulate_makes_an_aitex_folder_that_verify_tells_from_the_real_one(simulated, tmp_path, capsys):
+    assert loom.ensure_simulated() == simulated
+    assert main(["verify", "--data", str(simulated)]) == 1
+    assert "simulated fabric" in capsys.readouterr().out
+
+
+def test_import_opens_nothing_heavy():
+    code = (
+        "import sys, draem_aitex, draem_aitex.training, draem_aitex.report, draem_aitex.__main__; import torch; "
+        "assert 'matplotlib' not in sys.modules; assert not torch.cuda.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_real_rolls_train_evaluate_and_inspect(real, tmp_path, capsys):
+    """Every command on real rolls, with a training far too short to be any good."""
+    checkpoint = tmp_path / "real.pt"
+    data = ["--data", str(real.root)]
+    assert main(["train", *data, "--out", str(checkpoint), "--steps", "2", "--fabric", "04"]) == 0
+    assert load_checkpoint(checkpoint)["source"] == "AITEX"
+    assert main(["evaluate", *data, "--checkpoint", str(checkpoint), "--json", str(tmp_path / "f.json")]) == 0
+    assert set(json.loads((tmp_path / "f.json").read_text())["by_fabric"]) == {"04"}
+    capsys.readouterr()
+    picture = next(record.path for record in real.records if record.fabric == "06")
+    assert main(["inspect", str(picture), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["fly"]])
+def test_usage_is_one_line(arguments, capsys):
+    fails_with_one_line(capsys, arguments)
