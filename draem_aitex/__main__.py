@@ -162,7 +162,7 @@ def run_train(options):
         f"patches of {threshold.rolls} calibration rolls"
     )
     if threshold.bound > threshold.wanted:
-        print(f"note: {threshold.patches} patches are too few to promise that; they bound the rate at {threshold.bound:.1%}")
+        print(f"note: {threshold.patches} patches are too few to promise that; they promise {threshold.bound:.1%}")
 
 
 def _load_detector(options):

@@ -276,7 +276,7 @@ def gabor_bank(wavelengths, orientations: int) -> Tensor:
 
 
 def greedy_coreset(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Indices (min(count, N),) of a k-centre subset of `points` (N, D): each one is farthest from all before it.
+    """Pick a k-centre subset of `points` (N, D): indices (min(count, N),), each farthest from all before it.
 
     Source: PatchCore, algorithm 1, without the random projection. The generator draws the first index.
     """

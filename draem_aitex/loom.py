@@ -1,9 +1,9 @@
 """The loom: simulated woven fabric in AITEX's layout, so that everything runs without a download.
 
-Threads, not paint. Every pixel asks which end (warp thread, vertical) and which pick (weft thread, horizontal) it lies
-on and where across them; the weave says which one is on top, its rounded height how much light it returns. A defect
-changes thread coordinates, removes a thread or lays fibres on the cloth, and its mask is what that changed in the
-noise-free picture. Pitches, greys and sizes were set by eye and spectrum beside AITEX; no picture of it is in here.
+Threads, not paint. Every pixel asks which end (warp thread, vertical) and which pick (weft, horizontal) it lies
+on and where across; the weave says which is on top, its rounded height how much light returns. A defect shifts
+thread coordinates, removes a thread or lays fibres on the cloth; its mask is what that changed in the noise-free
+picture. Pitches, greys and sizes were set by eye and spectrum; no picture of AITEX is used.
 """
 
 import json
@@ -20,7 +20,7 @@ import numpy as np
 from draem_aitex.aitex import FABRIC_FOLDERS, SIMULATED_MARK
 from draem_aitex.errors import InputError
 
-LOOM_VERSION = 1  # raise it with every change of the pictures: an older folder is then made anew
+LOOM_VERSION = 3  # raise it with every change of the pictures: an older folder is then made anew
 ROLL_WIDTH, ROLL_HEIGHT = 4096, 256  # px, as in AITEX
 NORMAL_ROLLS, DEFECTIVE_ROLLS, SET_WIDTH = 24, 24, ROLL_WIDTH  # of a set: per fabric; of all fabrics; px
 DEFAULT_FOLDER = Path(__file__).parent.parent / "data" / "simulated"
@@ -33,7 +33,7 @@ BACKLIGHT_LEVEL = 300.0  # grey levels; saturated, so it is 255 whatever the noi
 
 PLAIN = ((1, 0), (0, 1))
 TWILL = ((1, 1, 1, 0), (1, 1, 0, 1), (1, 0, 1, 1), (0, 1, 1, 1))  # 3/1
-SATEEN = ((1, 0, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, 0, 1), (0, 1, 0, 0, 0), (0, 0, 0, 1, 0))  # 5 ends, step 2
+SATEEN = ((1, 0, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, 0, 1), (0, 1, 0, 0, 0), (0, 0, 0, 1, 0))
 RIB = ((1, 1, 0), (0, 0, 1))
 
 
@@ -107,9 +107,9 @@ class _Change:
 def simulate_roll(fabric, defect=None, *, generator, width=ROLL_WIDTH, height=ROLL_HEIGHT):
     """Weave one roll: `(image, mask)`, uint8 and bool `(height, width)`.
 
-    fabric: code in `FABRICS`; defect: code in `DEFECT_CODES`, or None for a roll without; generator:
-    `numpy.random.Generator` (the same state gives the same roll, and without defect the same cloth). Below 4096
-    columns, what lies left of the fabric shrinks with the width. Raises `InputError` for unknown codes or sizes.
+    fabric: code in `FABRICS`; defect: code in `DEFECT_CODES`, or None; generator: `numpy.random.Generator`.
+    The same state gives the same roll, and the same cloth with or without a defect. Below 4096 columns, what lies
+    left of the fabric shrinks with the width. Raises `InputError` for unknown codes and sizes too small.
     """
     roll = simulate_roll_parts(fabric, defect, generator=generator, width=width, height=height)
     return roll.image, roll.mask
@@ -140,12 +140,12 @@ def simulate_roll_parts(fabric, defect=None, *, generator, width=ROLL_WIDTH, hei
 
 def _check(fabric, defect, width, height):
     if fabric not in FABRICS:
-        raise InputError(f"fabric {fabric!r}: not on the loom; expected {', '.join(FABRICS)}; use one of these")
+        raise InputError(f"fabric {fabric!r}: not on the loom; expected {', '.join(FABRICS)}; use one")
     if defect is not None and defect not in DEFECT_CODES:
         known = ", ".join(DEFECT_CODES)
         raise InputError(f"defect {defect!r}: not on the loom; expected None, {known}; use one of these")
     if width < 512 or height < 64:
-        raise InputError(f"roll of {width} x {height} px: too small; expected 512 x 64 or more; use a larger one")
+        raise InputError(f"roll of {width} x {height} px: expected 512 x 64 or more; use a larger one")
 
 
 class _Cloth:
@@ -172,7 +172,7 @@ class _Cloth:
         self.surroundings = self._surroundings(draws, scale)
 
     def _lay_threads(self, draws):
-        """Number of the end and of the pick at every pixel, with what follows the decimal point as place in it."""
+        """Number of end and pick at every pixel; what follows the decimal point is the place across it."""
         fabric, height, width = self.fabric, self.height, self.width
         x = np.arange(width, dtype=np.float32)[None] - self.start
         y = np.arange(height, dtype=np.float32)[:, None]
@@ -192,7 +192,7 @@ class _Cloth:
         self.weft_yarn = _yarn(draws, int(last[1] - self.first[1]), width, fabric.irregularity[1])
 
     def threads(self, change):
-        """Grey levels of the threads in a window, before the lens: float32, with the defect's change applied."""
+        """Grey levels of the threads in the change's window, change applied, before the lens: float32."""
         rows, columns = change.window
         ends = self.ends[rows, columns] + np.float32(change.ends)
         picks = self.picks[rows, columns] + np.float32(change.picks)
@@ -224,7 +224,8 @@ class _Cloth:
         """Tone of each column: the selvedge's bands, then 1."""
         bands = np.float32(self.fabric.selvedge_bands)
         place = (np.arange(columns.start, columns.stop) - self.start) / self.fabric.selvedge * len(bands)
-        return np.where(place < len(bands), bands[np.clip(place, 0, len(bands) - 1).astype(int)], 1).astype(np.float32)
+        band = bands[np.clip(place, 0, len(bands) - 1).astype(int)]
+        return np.where(place < len(bands), band, np.float32(1))
 
     def _surroundings(self, draws, scale):
         """What is left of the fabric: grey levels `(height, start)`."""
@@ -238,7 +239,7 @@ class _Cloth:
         return bed
 
     def photograph(self, threads):
-        """Put the threads before their background and let the lens soften both: float32 `(H, W)`, grey levels."""
+        """Put the threads before their background and soften both with the lens: float32 `(H, W)`."""
         x = np.arange(self.width, dtype=np.float32) - self.start
         left = slice(0, self.start)
         covered = np.clip(x[left] - self.edge + 0.5, 0, 1)
@@ -263,9 +264,9 @@ def _look_up(tile, end, across, pick, along):
 
 
 def _weave_tile(fabric, weave, pick_pitch, end_pitch):
-    """One weave repeat seen from above: light from the warp, from the weft, and from the weft where the warp is gone.
+    """One weave repeat: light from the warp, from the weft, and from the weft where the warp is gone.
 
-    float32 `(picks * TILE_SAMPLES + 2, ends * TILE_SAMPLES + 2, 3)`, grey levels; already softened by one pixel's
+    float32 `(picks * TILE_SAMPLES + 2, ends * TILE_SAMPLES + 2, 3)`, grey levels; softened by one pixel's
     footprint, because a pixel of the camera covers much of a thread.
     """
     on_top = np.kron(np.array(weave, np.float32), np.ones((TILE_SAMPLES, TILE_SAMPLES), np.float32))
@@ -280,7 +281,7 @@ def _weave_tile(fabric, weave, pick_pitch, end_pitch):
     share = 1 / (1 + np.exp(-(warp_height - weft_height) * 12))
     warp = share * fabric.warp_tone * (0.25 + 0.75 * across * warp_crown)
     weft = (1 - share) * fabric.weft_tone * (0.25 + 0.75 * along * weft_crown)
-    hole = fabric.weft_tone * (0.1 + 0.4 * along) * np.ones_like(across)
+    hole = fabric.weft_tone * (0.05 + 0.32 * along) * np.ones_like(across)
     tile = np.dstack([warp, weft, hole]).astype(np.float32)
     tile = _wrapped_blur(tile, 0.45 / end_pitch * TILE_SAMPLES, 0.45 / pick_pitch * TILE_SAMPLES)
     # Mean and contrast are the fabric's own; the gain keeps the two threads' shares of the light.
@@ -318,7 +319,8 @@ def _changed(picture, flawless, cloth):
     """The mask: pixels that the defect changed, closed over one weave repeat so that a band is no comb."""
     difference = np.abs(picture - flawless)
     changed = difference > min(MASK_LEVEL, 0.5 * difference.max())
-    size = round(max(cloth.fabric.pick_repeat, cloth.fabric.end_pitch * len(cloth.fabric.weave[0])) / 2) * 2 + 1
+    repeat = max(cloth.fabric.pick_repeat, cloth.fabric.end_pitch * len(cloth.fabric.weave[0]))
+    size = round(repeat / 2) * 2 + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     padded = cv2.copyMakeBorder(changed.astype(np.uint8), size, size, size, size, cv2.BORDER_CONSTANT)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[size:-size, size:-size] > 0
@@ -336,7 +338,7 @@ def _bump(distance):
 
 
 def _upright(cloth, draws, length, reach, wander):
-    """A path down the cloth: its window, each pixel's distance to it along x (px), each row's place in -1…1."""
+    """A path down the cloth: its window, every pixel's distance along x (px), every row's place in -1…1."""
     length = min(round(length), cloth.height)
     top = int(draws.integers(0, cloth.height - length + 1))
     margin = int(reach + 2.5 * wander) + 4
@@ -351,21 +353,22 @@ def _upright(cloth, draws, length, reach, wander):
 
 
 def _broken_end(cloth, draws):
-    """002: an end is gone for a length; its neighbours close in, and its loose tail may wander over others."""
-    length = _log_uniform(draws, 50, 256)
+    """002: an end is gone for a length and its neighbours close in; a loose one has wandered over others."""
+    length = _log_uniform(draws, 35, 256)
     loose = draws.random() < 0.5
     wander = draws.uniform(3, 9) if loose else 0.4
     half = max(cloth.end_pitch * draws.uniform(0.55, 0.9), 1.6)
     reach = 5 * half
     window, distance, down = _upright(cloth, draws, length, reach, wander)
-    strength = draws.uniform(0.45, 1.0) * (0.75 + 0.25 * _noise(draws, (len(down), 1), (14, 1))) * _bump(down**6)
+    uneven = 0.75 + 0.25 * _noise(draws, (len(down), 1), (14, 1))
+    strength = draws.uniform(0.6, 1.1) * uneven * _bump(down**6)
     missing = np.clip(strength * _bump(distance / (1.7 * half)), 0, 1)
     pull = draws.uniform(0.2, 0.6) * strength * distance / half * _bump(distance / reach)
     return _Change(window, ends=pull * 0.6, missing=missing, light=-0.15 * missing)
 
 
 def _broken_pick(cloth, draws):
-    """010: picks below a wandering line slip by 0.2–0.6 of a weave repeat; the shift fades out further down."""
+    """010: picks below a wandering line slip by 0.2–0.6 of a weave repeat; further down the shift fades."""
     room = cloth.width - cloth.cloth_start
     length = int(min(_log_uniform(draws, 250, 1800), 0.9 * room))
     slip = draws.uniform(0.2, 0.6) * len(cloth.fabric.weave) * float(draws.choice((-1, 1)))
@@ -373,20 +376,22 @@ def _broken_pick(cloth, draws):
     wander = draws.uniform(2, 7)
     left = int(draws.integers(cloth.cloth_start, cloth.width - length + 1))
     reach = int(2 * wander + fade) + 6
-    centre = int(draws.integers(reach, cloth.height - reach)) if cloth.height > 2 * reach else cloth.height // 2
-    rows = slice(max(0, centre - reach), min(cloth.height, centre + reach))
+    reach = min(reach, cloth.height // 2 - 1)
+    centre = int(draws.integers(reach, cloth.height - reach))
+    rows = slice(centre - reach, centre + reach)
     path = np.clip(_noise(draws, (1, length), (1, 300)), -2, 2) * wander
     below = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - centre - path
     onset = np.clip(below / 0.8 + 0.5, 0, 1)
     along = _bump(np.linspace(-1, 1, length) ** 8) * (1 + 0.15 * _noise(draws, (1, length), (1, 120)))
     moved = onset * np.clip(1 - below / fade, 0, 1) ** 2 * along
     gap = _bump(below / (0.6 * cloth.pick_pitch)) * along
-    return _Change((rows, slice(left, left + length)), picks=-slip * moved, light=-draws.uniform(0, 0.12) * gap)
+    window = (rows, slice(left, left + length))
+    return _Change(window, picks=-slip * moved, light=-draws.uniform(0, 0.12) * gap)
 
 
 def _fuzzyball(cloth, draws):
     """019: a ball of loose fibres on the cloth, a few to some forty px across, dark or bright."""
-    diameter = _log_uniform(draws, 3.5, 34)
+    diameter = _log_uniform(draws, 2.5, 34)
     size = int(1.3 * diameter) + 9
     left = int(draws.integers(cloth.cloth_start, cloth.width - size))
     top = int(draws.integers(0, max(1, cloth.height - size)))
@@ -408,7 +413,8 @@ def _fibre_ball(draws, size, diameter):
     angle = draws.uniform(0, 2 * np.pi, (count, 1)) + np.cumsum(turn, axis=1)
     step = diameter / steps * draws.uniform(0.5, 1.4, (count, 1))
     curl = np.cumsum(np.stack([np.cos(angle), np.sin(angle)], -1) * step[..., None], axis=1)
-    curl += draws.normal(0, 0.2 * diameter, (count, 1, 2)) * draws.uniform(0.5, 1.2, 2) - curl.mean(axis=1, keepdims=True) + size / 2
+    scatter = draws.normal(0, 0.2 * diameter, (count, 1, 2)) * draws.uniform(0.5, 1.2, 2)
+    curl += scatter + size / 2 - curl.mean(axis=1, keepdims=True)
     canvas = np.zeros((size * zoom, size * zoom), np.float32)
     for fibre in curl:  # drawn one by one: where fibres cross, the ball is denser
         layer = np.zeros(canvas.shape, np.uint8)
@@ -421,14 +427,16 @@ def _fibre_ball(draws, size, diameter):
 
 
 def _crease(cloth, draws):
-    """023: a fold along a nearly upright line: one flank turns to the light, the other away, and the ends crowd."""
+    """023: a fold along a nearly upright line: one flank turns to the light, one away, and the ends crowd."""
     length = _log_uniform(draws, 60, 256)
     half = draws.uniform(2, 4.5)
     window, distance, down = _upright(cloth, draws, length, 2.2 * half, draws.uniform(1, 5))
     side = float(draws.choice((-1, 1)))
     strength = draws.uniform(0.14, 0.36) * _bump(down**6)
-    flank = side * np.sin(np.pi * np.clip(distance / (1.3 * half), -1, 1)) - 0.6 * _bump(distance / (0.6 * half))
-    crowd = draws.uniform(0.06, 0.2) * distance / cloth.end_pitch * _bump(distance / (2.2 * half)) * _bump(down**6)
+    flank = side * np.sin(np.pi * np.clip(distance / (1.3 * half), -1, 1))
+    flank -= 0.6 * _bump(distance / (0.6 * half))
+    crowd = draws.uniform(0.06, 0.2) * distance / cloth.end_pitch
+    crowd *= _bump(distance / (2.2 * half)) * _bump(down**6)
     return _Change(window, ends=crowd, light=strength * flank)
 
 
@@ -439,10 +447,10 @@ DEFECT_CODES = tuple(DEFECTS_MADE)
 def simulate(out, seed=0, progress=False, overwrite=False):
     """Weave a whole set in AITEX's layout and return its folder.
 
-    24 normal rolls a fabric, 24 defective rolls with masks (every defect twice on every fabric), and
-    `simulated.json`, which says what it is. The same seed gives the same files, and the folder appears complete or
-    not at all. Raises `InputError` if `out` exists and is not empty; with `overwrite` a simulated set is replaced,
-    anything else is still refused.
+    24 normal rolls a fabric, 24 defective rolls with masks (each defect twice on each fabric), and
+    `simulated.json`, which says what it is. The same seed gives the same files; the folder appears complete
+    or not at all. Raises `InputError` if `out` exists and is not empty; with `overwrite` a simulated set is
+    replaced, and anything else is still refused.
     """
     return _simulate(Path(out), seed, progress, overwrite, keep_same=False)
 
@@ -450,8 +458,8 @@ def simulate(out, seed=0, progress=False, overwrite=False):
 def ensure_simulated(folder=None, seed=0):
     """Return a folder with the simulated set of this seed and loom version; weave it if it is not there yet.
 
-    folder: `data/simulated` if None. A simulated set of another seed or version is replaced; several processes may
-    call it at once. Raises `InputError` if the folder holds anything else.
+    folder: `data/simulated` if None. A simulated set of another seed or version is replaced, and several
+    processes may call at once. Raises `InputError` if the folder holds anything else.
     """
     folder = DEFAULT_FOLDER if folder is None else Path(folder)
     if _mark(folder) == _wanted(seed):
@@ -537,7 +545,7 @@ def _write_set(folder, seed, progress):
 
 
 def _defective(number):
-    """Fabric, number, defect: each pair twice in 24; the development rolls (number mod 4 = 0) have all four."""
+    """Fabric, number, defect: each pair twice in 24; development rolls (number mod 4 = 0) have all four."""
     index = number - 1
     return tuple(FABRICS)[index % 3], number, DEFECT_CODES[(index // 3 + index // 12) % 4]
 

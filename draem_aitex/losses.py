@@ -108,7 +108,7 @@ def focal_loss(logits, mask, gamma=FOCAL_GAMMA, alpha=FOCAL_ALPHA):
     """
     logits, mask = _same(logits, mask, "logits and mask")
     if alpha is not None and not 0 < alpha < 1:
-        raise InputError(f"alpha: {alpha}; expected a value between 0 and 1, or None; a class of weight 0 costs nothing")
+        raise InputError(f"alpha: {alpha}; expected above 0 and below 1, or None; a class of weight 0 costs nothing")
     cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
     p_true = torch.exp(-cross_entropy)
     loss = (1 - p_true) ** gamma * cross_entropy

@@ -181,8 +181,8 @@ def table(figures):
     for fabric, row in f["by_fabric"].items():
         lines.append(
             f"{fabric:6}  {row['rolls']:5}  {row['positive_patches']:6} of {row['patches']:<7}  "
-            f"{row['patch_auroc']:6.3f}  {row['patch_ap']:5.3f}  {row['patches_found']:4} of {row['positive_patches']:<4}"
-            f"  {row['false_positives']:12}  {row['hits']} of {row['defects']}"
+            f"{row['patch_auroc']:6.3f}  {row['patch_ap']:5.3f}  {row['patches_found']:4} of "
+            f"{row['positive_patches']:<4}  {row['false_positives']:12}  {row['hits']} of {row['defects']}"
         )
     lines += ["", "defect               rolls  patches found  hits"]
     for code, row in f["by_defect"].items():
@@ -206,7 +206,8 @@ def html_page(evaluation, figures):
         parts.append(_picture(_png_of(plots.plot_scores(scores[~labels], scores[labels], level)), "patch scores"))
     for heading, cases in (("Missed defects", evaluation.missed), ("False alarms", evaluation.false_alarms)):
         shown = cases[:CASES_SHOWN]
-        parts.append(f"<h2>{heading}: {len(cases)}{f', the first {len(shown)} shown' if len(shown) < len(cases) else ''}</h2>")
+        limit = f", the first {len(shown)} shown" if len(shown) < len(cases) else ""
+        parts.append(f"<h2>{heading}: {len(cases)}{limit}</h2>")
         parts.append("<div class=cases>" + "".join(_case_html(case, level) for case in shown) + "</div>")
     return _PAGE.format(title=html.escape(f"DRAEM on {figures['source']}"), body="\n".join(parts))
 
@@ -216,7 +217,8 @@ def _case_html(case, level):
     from draem_aitex import plots
 
     plain = cv2.cvtColor(case.image, cv2.COLOR_GRAY2RGB)
-    outlines, _ = cv2.findContours(metrics.dilate(case.mask, 4).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    around = metrics.dilate(case.mask, 4).astype(np.uint8)
+    outlines, _ = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(plain, outlines, -1, (0, 220, 90), 1)
     pair = np.hstack([plain, plots.overlay(case.image, case.scores, level)])
     ok, data = cv2.imencode(".png", np.ascontiguousarray(pair[..., ::-1]))
