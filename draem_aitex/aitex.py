@@ -95,7 +95,7 @@ class Collection:
 
     @property
     def source(self):
-        """"simulated fabric" or "AITEX": the label that every figure taken from this folder carries."""
+        """ "simulated fabric" or "AITEX": the label that every figure taken from this folder carries."""
         return "simulated fabric" if self.simulated else "AITEX"
 
 

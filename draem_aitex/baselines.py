@@ -243,9 +243,7 @@ class MemoryBank:
         reach = self.filters.shape[-1] // 2
         right, below = reach + -width % self.stride, reach + -height % self.stride
         padded = F.pad(_as_input(fabric).to(self.device), (reach, right, reach, below), mode="reflect")
-        responses = F.conv2d(
-            padded, self.filters, stride=2
-        )  # magnitudes vary slowly: half the pixels will do
+        responses = F.conv2d(padded, self.filters, stride=2)  # magnitudes vary slowly: half the pixels will do
         even, odd = responses[:, 1:].chunk(2, dim=1)
         features = torch.cat([responses[:, :1], (even**2 + odd**2 + 1e-12).sqrt()], dim=1)
         return F.avg_pool2d(features, self.stride // 2)[0]

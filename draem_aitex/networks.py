@@ -119,5 +119,3 @@ def build_draem(preset="compact", seed=0):
 def count_parameters(module):
     """Number of trained values in a module."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-

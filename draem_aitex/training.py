@@ -55,7 +55,7 @@ class TrainResult:
 
 
 def pick_device(name="auto"):
-    """"auto" is CUDA where there is one, else the CPU. Raises `InputError` for a device that is not there."""
+    """ "auto" is CUDA where there is one, else the CPU. Raises `InputError` for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -49,8 +49,8 @@ def test_train_again_changes_nothing_and_another_config_is_refused(checkpoint, s
 def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsys):
     report = tmp_path / "report.html"
     figures = tmp_path / "figures.json"
-    arguments = ["--data", str(small_set), "--checkpoint", str(checkpoint), "--json", str(figures), "--report", str(report)]
-    assert main(["evaluate", *arguments]) == 0
+    results = ["--json", str(figures), "--report", str(report)]
+    assert main(["evaluate", "--data", str(small_set), "--checkpoint", str(checkpoint), *results]) == 0
     printed = capsys.readouterr().out
     table = json.loads(figures.read_text())
     content = load_checkpoint(checkpoint)
@@ -81,7 +81,8 @@ def test_inspect_writes_map_overlay_and_line(checkpoint, simulated, tmp_path, ca
     record = next(record for record in aitex.scan(simulated).records if record.fabric == "01" and not record.is_normal)
     crop = tmp_path / "piece.png"
     cv2.imwrite(str(crop), aitex.read_image(record.path)[:200, 1000:1333])
-    assert main(["inspect", str(record.path), str(crop), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "o")]) == 0
+    pictures = [str(record.path), str(crop)]
+    assert main(["inspect", *pictures, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "o")]) == 0
     lines = capsys.readouterr().out.splitlines()
     for path, line in zip((record.path, crop), lines, strict=True):
         image = aitex.read_image(path)
@@ -118,10 +119,9 @@ def test_inspect_refuses_before_any_work(checkpoint, simulated, tmp_path, capsys
 
 def test_other_bad_input(checkpoint, small_set, tmp_path, capsys):
     fails_with_one_line(capsys, ["evaluate", "--data", small_set, "--checkpoint", tmp_path / "no.pt"], "no.pt")
-    fails_with_one_line(capsys, ["evaluate", "--data", tmp_path, "--checkpoint", checkpoint], tmp_path, "no AITEX folder")
-    fails_with_one_line(
-        capsys, ["evaluate", "--data", small_set, "--checkpoint", checkpoint, "--json", tmp_path / "a/b.json"], "a/b.json"
-    )
+    evaluate = ["evaluate", "--checkpoint", checkpoint]
+    fails_with_one_line(capsys, [*evaluate, "--data", tmp_path], tmp_path, "no AITEX folder")
+    fails_with_one_line(capsys, [*evaluate, "--data", small_set, "--json", tmp_path / "a/b.json"], "a/b.json")
     out = tmp_path / "x.pt"
     train = ["train", "--data", small_set, "--out", out]
     fails_with_one_line(capsys, [*train, "--fabric", "77"], "77", "01")

@@ -16,9 +16,7 @@ PAIRS = [(fabric, defect) for fabric in loom.FABRICS for defect in loom.DEFECT_C
 
 
 def weave(fabric, defect=None, seed=0, width=WIDTH, height=256):
-    return loom.simulate_roll_parts(
-        fabric, defect, generator=np.random.default_rng(seed), width=width, height=height
-    )
+    return loom.simulate_roll_parts(fabric, defect, generator=np.random.default_rng(seed), width=width, height=height)
 
 
 @pytest.fixture

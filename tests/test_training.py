@@ -127,7 +127,8 @@ def test_bad_checkpoints(tmp_path):
     (tmp_path / "text.pt").write_text("not a checkpoint")
     torch.save({"weights": 1}, tmp_path / "other.pt")
     torch.save({"format": "draem_aitex checkpoint 0"}, tmp_path / "old.pt")
-    for name, found in (("text.pt", "not a readable"), ("other.pt", "not a checkpoint of this"), ("old.pt", "checkpoint 0")):
+    expected = (("text.pt", "not a readable"), ("other.pt", "not a checkpoint of this"), ("old.pt", "checkpoint 0"))
+    for name, found in expected:
         with pytest.raises(InputError, match=found):
             load_checkpoint(tmp_path / name)
 

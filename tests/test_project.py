@@ -1,0 +1,83 @@
+"""The promises around the code: README, notebooks, requirements."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+NAMES = [
+    "01_Introduction", "02_Data_Preparation", "03_Synthetic_Anomaly_Generation", "04_DRAEM_Model", "05_Train_DRAEM",
+    "06_Evaluate_DRAEM",
+]  # fmt: skip
+
+
+def test_readme_snippet_runs():
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    assert len([line for line in snippet.splitlines() if line.strip()]) == 10
+    printed = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert re.search(r"\d+ px (hit|missed)", printed)
+
+
+def test_readme_links_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "data/README.md", ROOT / "checkpoints/README.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_requirements_and_project_agree():
+    listed = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    listed = [line for line in listed if line and not line.startswith(("#", "-e"))]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert set(listed) == set(project) | {"pytest", "nbclient", "ruff"}
+
+
+def test_all_six_are_there():
+    assert [path.stem for path in NOTEBOOKS] == NAMES
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_one_clean_run(path):
+    """Committed outputs: counted 1 to N, no error, no stderr, no widget, no machine path, at most 1 MB."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert path.stat().st_size <= 1_000_000
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr"
+            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+            text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+            assert str(ROOT.parent) + os.sep not in text and "/tmp/" not in text and "/home/" not in text
+    assert len([cell for cell in notebook.cells if cell.cell_type == "markdown"]) >= len(code) * 0.7
+    assert "Headline: " in str(code[-1].outputs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_runs_alone_from_a_fresh_kernel(name, tmp_path):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    before = path.read_bytes()
+    command = [sys.executable, str(ROOT / "notebooks/run.py"), "--out", str(tmp_path), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert path.read_bytes() == before and (tmp_path / path.name).exists()
+
+
+def test_a_failing_notebook_fails_the_run(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("raise ValueError('no cloth')")])
+    path = tmp_path / "07_Broken.ipynb"
+    nbformat.write(notebook, path)
+    command = [sys.executable, str(ROOT / "notebooks/run.py"), "--in-place", str(path)]
+    before = path.read_bytes()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "FAILED: ValueError: no cloth" in done.stdout
+    assert path.read_bytes() == before
