@@ -2,10 +2,12 @@
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from draem_aitex.checkpoint import load_checkpoint, load_model
 from draem_aitex.errors import InputError
 
+WIDTH_STEP = 512  # columns; a few widths instead of one a roll, or the convolutions' buffers pile up
 FLOOR = 1e-6  # smallest score on fabric; 0 is kept for "no fabric here"
 
 
@@ -24,9 +26,11 @@ def anomaly_map(model, image, edges):
     start, end = edges
     device = next(model.parameters()).device
     fabric = torch.from_numpy(np.ascontiguousarray(image[:, start:end])).to(device)
-    _, logits = model(fabric[None, None].float() / 255)
+    pictures = fabric[None, None].float() / 255
+    padding = min(-(end - start) % WIDTH_STEP, end - start - 1)
+    _, logits = model(F.pad(pictures, (0, padding, 0, 0), mode="reflect"))
     scores = np.zeros(image.shape, np.float32)
-    scores[:, start:end] = torch.sigmoid(logits[0, 0].float()).clamp_min(FLOOR).cpu().numpy()
+    scores[:, start:end] = torch.sigmoid(logits[0, 0, :, : end - start].float()).clamp_min(FLOOR).cpu().numpy()
     return scores
 
 
