@@ -15,7 +15,6 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
-from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 
@@ -46,11 +45,8 @@ def run(path, target):
     notebook = nbformat.read(path, as_version=4)
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     bar = tqdm(total=cells, desc=path.stem, unit="cell", disable=not sys.stderr.isatty())
-    # Unix sockets where there are some: the kernel warns about unencrypted TCP otherwise.
-    config = Config({"KernelManager": {"transport": "ipc"}}) if os.name == "posix" else Config()
     client = NotebookClient(
         notebook,
-        config=config,
         timeout=900,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.resolve().parent)}},
