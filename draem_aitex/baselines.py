@@ -137,7 +137,7 @@ class _Autoencoder(nn.Module):
             _block(4 * w, 4 * w),  # H/8
             nn.ConvTranspose2d(4 * w, 2 * w, 2, stride=2),
             _block(2 * w, 2 * w),  # H/4
-            nn.Conv2d(2 * w, 16, 3, padding=1),
+            nn.Conv2d(2 * w, 16, 3, padding=1, padding_mode="replicate"),
             nn.PixelShuffle(4),
             nn.Sigmoid(),
         )
@@ -290,7 +290,10 @@ def greedy_coreset(points: Tensor, count: int, generator: torch.Generator) -> Te
 
 
 def _block(inside: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.SiLU())
+    """Borders are continued, not set to zero: most cells of a small training crop lie at its border, and with zeros
+    there the network would expect them on a whole roll too."""
+    convolution = nn.Conv2d(inside, outside, 3, padding=1, padding_mode="replicate")
+    return nn.Sequential(convolution, nn.BatchNorm2d(outside), nn.SiLU())
 
 
 def _seeded(make, generator: torch.Generator) -> nn.Module:

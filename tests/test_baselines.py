@@ -39,12 +39,12 @@ def small_bank(seed=0, **options):
 
 
 def small_vae(seed=0, steps=60):
-    return VAE(size=32, width=8).fit(ROLLS, [EDGES] * 4, seeded(seed), steps=steps, batch=16)
+    return VAE(size=64, width=8).fit(ROLLS, [EDGES] * 4, seeded(seed), steps=steps, batch=8)
 
 
 @pytest.fixture(scope="module")
 def vae():
-    return small_vae(steps=400)
+    return small_vae(steps=200)
 
 
 def assert_is_a_map(scores, image):
@@ -63,13 +63,15 @@ def test_memory_bank_puts_its_maximum_on_the_blob(coreset):
 
 
 def test_vae_learns_to_reconstruct(vae):
-    assert len(vae.losses) == 400
+    assert len(vae.losses) == 200
     assert np.mean(vae.losses[-20:]) < 0.5 * np.mean(vae.losses[:5])
     image = stripes(9)
     restored = vae.reconstruct(image, EDGES)
     cloth = image[:, slice(*EDGES)] / 255.0
     error = np.abs(restored[:, slice(*EDGES)] - cloth).mean()
     assert error < 0.5 * np.abs(cloth - cloth.mean()).mean()  # better than one flat grey
+    inside = np.abs(restored[:, 200:232] - image[:, 200:232] / 255.0).mean()
+    assert inside < 1.3 * np.mean(vae.losses[-20:])  # on a roll as on crops: no expectation of a border
 
 
 def test_vae_map_is_higher_on_the_blob(vae):
