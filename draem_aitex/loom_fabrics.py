@@ -1,0 +1,133 @@
+"""What the loom weaves: weave matrices and the seven fabrics, as data.
+
+Pitches come from the peaks of the real rolls' spectra, greys and strengths from fitting `likeness.weave_figures` of
+the simulated rolls to `likeness.REAL_WEAVES`. No picture of AITEX is used, only those figures.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def _matrix(*rows):
+    return tuple(tuple(int(mark) for mark in row) for row in rows)
+
+
+def _twill(over, under):
+    """Warp-over/under twill whose line runs down to the right."""
+    first = [1] * over + [0] * under
+    return tuple(tuple(np.roll(first, pick)) for pick in range(over + under))
+
+
+def _satin(ends, step):
+    return tuple(tuple(int((end - step * pick) % ends != 0) for end in range(ends)) for pick in range(ends))
+
+
+# Rows are picks, columns are ends; 1 where the end is on top.
+WEAVES = {
+    "plain": _matrix("10", "01"),
+    "rib": _matrix("110", "001"),
+    "basket": _matrix("1100", "1100", "0011", "0011"),
+    "twill 2/1": _twill(2, 1),
+    "twill 2/2": _twill(2, 2),
+    "twill 3/1": _twill(3, 1),
+    "satin 5": _satin(5, 2),
+    "herringbone": tuple(row + row[::-1] for row in _twill(2, 2)),
+}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One way in which a fabric went through the machine. The scan's speed sets how far apart its picks appear."""
+
+    pick_pitch: float  # px between picks, vertically
+    mirrored: bool = False  # the twill runs the other way: the cloth lay with its other end first
+    flicker: tuple[float, float] = (0.105, 0.15)  # of the lamp: cycles/px downwards, its relative spread over rolls
+
+
+@dataclass(frozen=True)
+class LoomFabric:
+    """What one fabric is made of. Lengths in px, tones and strengths relative to the cloth's mean."""
+
+    weave: tuple
+    recordings: tuple[Recording, ...]
+    end_pitch: float  # px between ends, horizontally
+    mean: float  # grey level of the cloth
+    spread: float  # grey levels, standard deviation of the finished cloth
+    strengths: dict  # amplitude of the weave's strongest waves; (1, 2) is one per repeat down, two to the right
+    turns: dict  # degrees by which such a wave is shifted against the threads
+    shading: float  # share of what the threads' own shading adds beside these waves
+    warp_tone: float  # brightness of the warp
+    weft_tone: float  # brightness of the weft
+    irregularity: tuple[float, float]  # spread of thickness and tone, warp and weft
+    mottle: float  # spread of tone from place to place
+    wander: float  # px; how far threads wander from their straight places over some hundred px
+    pick_slope: float  # px down a px to the right: picks are rarely level
+    end_skew: float  # px to the right a px down
+    flicker: float  # amplitude of the lamp's flicker, which shows as level bars
+    start: tuple[int, int]  # first fabric column of a roll 4096 wide, from–to
+    machine_bed: bool  # left of the fabric: machine bed, dark gap and bright edge; otherwise backlight
+    selvedge: int  # px
+    selvedge_weave: tuple
+    selvedge_density: float  # ends in the selvedge for one in the cloth
+    selvedge_bands: tuple[float, ...]  # tone of the selvedge's bands of threads, from the edge on
+    falloff: tuple[float, float]  # share of light gained from left to right, and at both ends over the middle
+
+
+FABRICS = {
+    "00": LoomFabric(
+        weave=WEAVES["plain"], recordings=(Recording(3.605),), end_pitch=4.69, mean=75.5, spread=17.2,
+        strengths={(1, 1): 0.2693, (-1, 1): 0.2147, (2, 0): 0.1842, (0, 2): 0.1069}, turns={(2, 0): 145}, shading=0.6, warp_tone=0.80,
+        weft_tone=1.15, irregularity=(0.0687, 0.0839), mottle=0.061, wander=1.105, pick_slope=-0.014, end_skew=0.0, flicker=0.012,
+        start=(1131, 1238), machine_bed=False, selvedge=44, selvedge_weave=WEAVES["plain"], selvedge_density=1.4,
+        selvedge_bands=(1.10, 1.06, 1.02, 0.92), falloff=(0.10, 0.03),
+    ),
+    "01": LoomFabric(
+        weave=WEAVES["plain"], recordings=(Recording(2.782, flicker=(0.108, 0.02)),), end_pitch=6.40, mean=109.3,
+        spread=14.8, strengths={(1, 1): 0.115, (-1, 1): 0.103, (2, 0): 0.2034, (1, 3): 0.0981, (-1, 3): 0.0848, (0, 2): 0.0098}, turns={(2, 0): 93, (0, 2): 180}, shading=0.6,
+        warp_tone=0.78, weft_tone=1.08, irregularity=(0.0529, 0.0647), mottle=0.0471, wander=0.921, pick_slope=0.0, end_skew=0.0,
+        flicker=0.0458, start=(415, 441), machine_bed=False, selvedge=50, selvedge_weave=WEAVES["plain"],
+        selvedge_density=1.3, selvedge_bands=(0.92, 0.95, 0.97), falloff=(0.02, -0.03),
+    ),
+    "02": LoomFabric(
+        weave=WEAVES["twill 3/1"], recordings=(Recording(1.778, flicker=(0.18, 0.4)),), end_pitch=1.313,
+        mean=119.9, spread=21.5, strengths={(-1, 1): 0.3589, (1, 0): 0.0197, (3, 1): 0.1624, (0, 1): 0.0228, (2, 2): 0.1628},
+        turns={}, shading=0.6, warp_tone=1.10, weft_tone=0.78, irregularity=(0.0380, 0.0851), mottle=0.0563, wander=0.988, pick_slope=-0.007,
+        end_skew=0.0, flicker=0.0286, start=(239, 252), machine_bed=False, selvedge=68, selvedge_weave=WEAVES["rib"],
+        selvedge_density=1.0, selvedge_bands=(1.30, 0.80, 0.74, 1.22, 0.84, 0.83, 0.86), falloff=(0.02, 0.05),
+    ),
+    "03": LoomFabric(
+        weave=WEAVES["plain"], recordings=(Recording(3.658, flicker=(0.154, 0.02)),), end_pitch=4.74, mean=84.5,
+        spread=28.0, strengths={(1, 1): 0.4409, (-1, 1): 0.3214, (2, 0): 0.1918, (0, 2): 0.1062}, turns={(2, 0): -75}, shading=0.6, warp_tone=0.80,
+        weft_tone=1.15, irregularity=(0.0453, 0.0555), mottle=0.0404, wander=1.379, pick_slope=-0.0285, end_skew=0.0, flicker=0.0342,
+        start=(1025, 1069), machine_bed=False, selvedge=58, selvedge_weave=WEAVES["plain"], selvedge_density=1.35,
+        selvedge_bands=(1.22, 1.45, 1.15, 1.10, 1.08), falloff=(-0.06, 0.04),
+    ),
+    "04": LoomFabric(
+        weave=WEAVES["twill 3/1"],
+        recordings=(
+            Recording(4.97, flicker=(0.098, 0.03)), Recording(3.37, flicker=(0.0918, 0.02)),
+            Recording(2.48, flicker=(0.0898, 0.02)),
+        ),
+        end_pitch=1.60, mean=125.0, spread=19.0, strengths={(-1, 1): 0.2098, (3, 1): 0.0653, (2, 2): 0.1001, (4, 0): 0.0415}, turns={}, shading=0.6,
+        warp_tone=1.10, weft_tone=0.78, irregularity=(0.0427, 0.0958), mottle=0.0634, wander=0.758, pick_slope=0.0, end_skew=0.0,
+        flicker=0.0322, start=(530, 538), machine_bed=True, selvedge=55, selvedge_weave=WEAVES["basket"],
+        selvedge_density=1.0, selvedge_bands=(1.03, 1.05, 1.02), falloff=(0.10, 0.06),
+    ),
+    "05": LoomFabric(
+        weave=WEAVES["twill 3/1"],
+        recordings=(Recording(1.742, flicker=(0.16, 0.35)), Recording(1.735, mirrored=True, flicker=(0.1065, 0.01))),
+        end_pitch=1.313, mean=106.6, spread=13.3, strengths={(-1, 1): 0.1965, (2, 2): 0.204, (1, 0): 0.0127, (3, 1): 0.0856},
+        turns={}, shading=0.6, warp_tone=1.10, weft_tone=0.78, irregularity=(0.0437, 0.0980), mottle=0.0648, wander=0.796, pick_slope=-0.007,
+        end_skew=0.0, flicker=0.0456, start=(200, 223), machine_bed=False, selvedge=58, selvedge_weave=WEAVES["rib"],
+        selvedge_density=1.0, selvedge_bands=(1.11, 1.09, 1.15, 1.10), falloff=(-0.02, 0.0),
+    ),
+    "06": LoomFabric(
+        weave=WEAVES["twill 3/1"],
+        recordings=(Recording(4.41, flicker=(0.0664, 0.02)), Recording(2.91, flicker=(0.0664, 0.02))),
+        end_pitch=1.59, mean=134.6, spread=16.6, strengths={(-1, 1): 0.1625, (2, 2): 0.0539, (1, 1): 0.0143}, turns={}, shading=0.6,
+        warp_tone=1.10, weft_tone=0.78, irregularity=(0.0305, 0.0682), mottle=0.0451, wander=0.559, pick_slope=-0.014, end_skew=-0.006,
+        flicker=0.0338, start=(742, 783), machine_bed=True, selvedge=55, selvedge_weave=WEAVES["basket"],
+        selvedge_density=1.0, selvedge_bands=(1.02, 1.04, 1.0), falloff=(0.15, 0.07),
+    ),
+}  # fmt: skip
