@@ -199,7 +199,7 @@ def _weave_tile(cloth, weave, end_pitch, strengths):
     warp = share * fabric.warp_tone * (0.25 + 0.75 * across * warp_crown)
     weft = (1 - share) * fabric.weft_tone * (0.25 + 0.75 * along * weft_crown)
     no_warp = fabric.weft_tone * (0.05 + 0.32 * along) * np.ones_like(across)
-    no_weft = fabric.warp_tone * (0.12 + 0.20 * across) * np.ones_like(along)
+    no_weft = fabric.warp_tone * (0.21 + 0.34 * across) * np.ones_like(along)
     tile = np.dstack([warp, weft, no_warp, no_weft]).astype(np.float32)
     tile = _wrapped_blur(tile, 0.45 / end_pitch * TILE_SAMPLES, 0.45 / cloth.pick_pitch * TILE_SAMPLES)
     light = tile[..., 0] + tile[..., 1]
@@ -242,7 +242,7 @@ def _yarn(draws, count, length, irregularity):
     """Thickness of yarns about 0, relative, one sample every 4 px: float32 `(count, length / 4 + 2)`."""
     shape = (count, length // YARN_STEP + 2)
     slow = noise(draws, shape, (1, 28))
-    yarn = noise(draws, shape, (1, 2)) + 0.5 * slow + 2 * np.maximum(slow - 2.4, 0)  # the last are slubs
+    yarn = noise(draws, shape, (1, 2)) + 0.5 * slow + np.maximum(slow - 2.4, 0)  # the last are slubs
     yarn += 0.4 * draws.standard_normal((count, 1), np.float32)
     return np.clip(irregularity * yarn, -0.4, 0.6)
 

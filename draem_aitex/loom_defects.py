@@ -90,16 +90,16 @@ def _tangle(draws, size, diameter):
     cover = np.zeros((size, size), np.float32)
     for fibre in curl:  # drawn one by one: where fibres cross, the ball is denser
         cover += _stroke((size, size), fibre, 0.5)
-    cover = 1 - np.exp(-2.5 * cv2.GaussianBlur(cover, (0, 0), 0.5 + 0.02 * diameter))
+    cover = 1 - np.exp(-(2.5 if diameter < 8 else 1.4) * cv2.GaussianBlur(cover, (0, 0), 0.5 + 0.02 * diameter))
     grid = np.arange(size, dtype=np.float32) - size / 2 + 0.5
-    return cover * _plateau(np.hypot(grid[:, None], grid[None]) / min(size / 2, 0.9 * diameter + 1))
+    return cover * _plateau(np.hypot(grid[:, None], grid[None]) / (size / 2))
 
 
 def _ball(cloth, draws, code, *, share, spots=1, push=0.25):
     """Fibres caught on the cloth in one or two balls, which push the threads beneath aside."""
     depth = _depth(cloth, draws, code, share)
-    area = _area(draws, code)
-    diameter = max(1.8, 1.05 * np.sqrt(area / spots) - 1.6)
+    # Scattered fibres and the lens make the spot about two px wider than the ball.
+    diameter = max(1.4, 1.05 * np.sqrt(_area(draws, code) / spots) - 2.8)
     size = int(1.5 * diameter) + 9
     window = _somewhere(cloth, draws, size * spots, size + 6)
     fibres = np.zeros([part.stop - part.start for part in window], np.float32)
@@ -134,7 +134,9 @@ def _broken_yarn(cloth, draws):
     distance = distance - bend * np.clip(down - 0.5, 0, 1) ** 2 * 4 + bend / 3
     thick = half * (1 + 0.35 * np.clip(noise(draws, (len(down), 1), (16, 1)), -2, 2))
     fibres = 0.9 * _plateau(distance / thick) * _plateau(down**6)
-    return Change(window, fibres=fibres, fibre_level=_level(cloth, _depth(cloth, draws, "006", 0.7)))
+    level = _level(cloth, _depth(cloth, draws, "006", 0.6))
+    strands = 1 + 0.12 * noise(draws, fibres.shape, (9, 2))
+    return Change(window, fibres=fibres, fibre_level=level * strands)
 
 
 def _broken_pick(cloth, draws):
@@ -143,7 +145,7 @@ def _broken_pick(cloth, draws):
     weave = cloth.fabric.weave
     slip = draws.uniform(0.2, 0.6) * len(weave) * float(draws.choice((-1, 1)))
     fade = max(draws.uniform(0.4, 0.9) * cloth.pick_pitch * len(weave), 2.5 * abs(slip) * cloth.pick_pitch)
-    length = int(np.clip(_area(draws, "010") / (0.75 * fade + 1), 40, 0.9 * room))
+    length = int(np.clip(_area(draws, "010") / (0.55 * fade + 1), 40, 0.9 * room))
     wander = draws.uniform(2, 7)
     # Most begin at the selvedge: there the pick was not caught.
     at_edge = draws.random() < 0.7
@@ -157,13 +159,13 @@ def _broken_pick(cloth, draws):
     along = _bump(np.linspace(-1, 1, length) ** 8) * (1 + 0.15 * noise(draws, (1, length), (1, 120)))
     moved = onset * np.clip(1 - below / fade, 0, 1) ** 2 * along
     gap = _bump(below / (0.6 * cloth.pick_pitch)) * along
-    return Change((rows, slice(left, left + length)), picks=-slip * moved, light=-draws.uniform(0, 0.1) * gap)
+    return Change((rows, slice(left, left + length)), picks=-slip * moved, light=draws.uniform(-0.02, 0.08) * gap)
 
 
 def _weft_curling(cloth, draws):
     """016: a slack pick has sprung out and lies in a curl across the cloth."""
-    thickness = draws.uniform(3.2, 4.4)
-    length = float(np.clip(_area(draws, "016") / (thickness + 1), 30, 280))
+    thickness = draws.uniform(2.2, 3.2)
+    length = float(np.clip(_area(draws, "016") / (thickness + 2), 30, 280))
     slant = np.deg2rad(draws.uniform(15, 75)) * draws.choice((-1, 1))
     curl = draws.uniform(-0.9, 0.9)
     angle = slant + curl * np.linspace(-0.5, 0.5, 60)
@@ -173,7 +175,7 @@ def _weft_curling(cloth, draws):
     window = _somewhere(cloth, draws, height, width)
     cover = _stroke([part.stop - part.start for part in window], points, thickness)
     cover = 0.85 * cv2.GaussianBlur(cover, (0, 0), 0.5)
-    return Change(window, fibres=cover, fibre_level=_level(cloth, _depth(cloth, draws, "016", 0.65)))
+    return Change(window, fibres=cover, fibre_level=_level(cloth, _depth(cloth, draws, "016", 0.55)))
 
 
 def _fuzzyball(cloth, draws):
@@ -197,15 +199,15 @@ def _cut_selvage(cloth, draws):
     cut = _plateau(below / half) * along
     ball = _plateau(np.hypot(below, np.arange(length)[None] - (length - knot - 2)) / knot)
     slip = draws.uniform(0.3, 0.5) * draws.choice((-1, 1))
-    dark = _depth(cloth, draws, "022", 0.6) / cloth.fabric.mean
-    light = np.maximum(dark * cut - 0.25 * ball, -0.7)
+    dark = _depth(cloth, draws, "022", 1.0) / cloth.fabric.mean
+    light = np.maximum(dark * cut - 0.15 * ball, -0.7)
     return Change(window, picks=slip * _bump(below / (1.5 * half)) * along, light=light)
 
 
 def _crease(cloth, draws):
     """023: a fold along a nearly upright line: one flank turns to the light, one away, and the ends crowd."""
-    area = _area(draws, "023")
-    length = np.clip(area / draws.uniform(2.4, 6), 60, cloth.height)
+    area = 0.75 * _area(draws, "023")
+    length = np.clip(area / draws.uniform(2.2, 4.5), 60, cloth.height)
     half = max(0.62 * area / length, 1.4)
     window, distance, down = _upright(cloth, draws, length, 2.2 * half, draws.uniform(1, 8))
     strength = draws.uniform(0.16, 0.34) * _plateau(down**4)
@@ -217,46 +219,47 @@ def _crease(cloth, draws):
 
 def _warp_ball(cloth, draws):
     """025: fibres rubbed off an end have gathered on it in a tiny dark ball."""
-    return _ball(cloth, draws, "025", share=0.5, push=0.1)
+    return _ball(cloth, draws, "025", share=0.4, push=0.1)
 
 
 def _knots(cloth, draws):
     """027: an end was tied again: knots in a row down one end, the first raised to the light, threads bent around."""
-    area = _area(draws, "027")
+    area = 1.25 * _area(draws, "027")
     radius = np.sqrt(area / np.pi / 3.2)
     window = _somewhere(cloth, draws, 8 * radius + 10, 4 * radius + 10)
     down, across = _grid(window)
     raised = _plateau(np.hypot(down + 2.6 * radius, across) / radius)
     sunk = _plateau(np.hypot((down - 1.2 * radius) / 2.2, across) / radius)
-    dark = min(_depth(cloth, draws, "027", 0.75) * 1.5 / cloth.fabric.mean, -0.12)
+    dark = min(_depth(cloth, draws, "027", 0.75) * 2.1 / cloth.fabric.mean, -0.12)
     push = 0.4 * across / cloth.end_pitch / radius * (raised + sunk)
     return Change(window, ends=push, light=draws.uniform(0.12, 0.25) * raised + max(dark, -0.6) * sunk)
 
 
 def _contamination(cloth, draws):
     """029: foreign fibres, bright, spun or fallen into the cloth."""
-    return _ball(cloth, draws, "029", share=0.65, push=0.2)
+    return _ball(cloth, draws, "029", share=0.55, push=0.2)
 
 
 def _nep(cloth, draws):
     """030: one or two small knots of entangled fibres."""
-    return _ball(cloth, draws, "030", share=0.6, spots=int(draws.integers(1, 3)))
+    return _ball(cloth, draws, "030", share=0.6, spots=int(draws.choice((1, 1, 2))))
 
 
 def _weft_crack(cloth, draws):
     """036: for a band across the whole roll the picks are gone and only ends are left."""
     width = cloth.width - cloth.start
-    band = min(_area(draws, "036") / (ROLL_CLOTH / cloth.height * 256), 0.6 * cloth.height)
+    band = min(0.8 * _area(draws, "036") / (ROLL_CLOTH / cloth.height * 256), 0.6 * cloth.height)
     rows = slice(0, cloth.height)
     centre = draws.uniform(0.5 * band + 8, cloth.height - 0.5 * band - 8)
     path = centre + 4 * np.clip(noise(draws, (1, width), (1, 500)), -1.5, 1.5)
-    # At its borders the picks end unevenly from end to end, like a comb.
-    comb = 3 * noise(draws, (2, width), (1, 7))
+    # At its borders the picks end unevenly from end to end, like a comb, and curl up to the light.
+    comb = 2 * noise(draws, (2, width), (1, 5)) + 1.5 * noise(draws, (2, width), (1, 40))
     y = np.arange(cloth.height, dtype=np.float32)[:, None]
-    above, below = y - (path - band / 2 + comb[:1]), path + band / 2 + comb[1:] - y
-    bare = np.clip(np.minimum(above, below), 0, 1)
+    inside = np.minimum(y - (path - band / 2 + comb[:1]), path + band / 2 + comb[1:] - y)
+    bare = np.clip(inside, 0, 1)
+    curled = 0.3 * _bump((inside + 3) / 5)
     streaks = 0.12 * noise(draws, (cloth.height, width), (30, 5))
-    return Change((rows, slice(cloth.start, cloth.width)), bare=bare, light=bare * streaks)
+    return Change((rows, slice(cloth.start, cloth.width)), bare=bare, light=bare * streaks + curled)
 
 
 ROLL_CLOTH = 3600  # px; the columns of cloth in the one real weft crack
