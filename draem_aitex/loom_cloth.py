@@ -50,7 +50,9 @@ class Cloth:
         self.edge = np.maximum(self.edge, 2 - EDGE_REACH)
         self._lay_threads(draws)
         self.tile = _weave_tile(self, fabric.weave, self.end_pitch, fabric.strengths)
-        self.selvedge_tile = _weave_tile(self, fabric.selvedge_weave, self.end_pitch / fabric.selvedge_density, {})
+        strengths = fabric.strengths if fabric.selvedge_weave == fabric.weave else {}
+        pitch = self.end_pitch / fabric.selvedge_density
+        self.selvedge_tile = _weave_tile(self, fabric.selvedge_weave, pitch, strengths)
         self._light(draws, down)
         self.surroundings = self._surroundings(draws)
 
@@ -220,7 +222,7 @@ def _with_strengths(pattern, fabric, strengths):
     """
     waves = np.fft.fft2(pattern)
     mean = waves[0, 0]
-    wanted = fabric.shading * waves
+    wanted = (fabric.shading if strengths else 1.0) * waves
     wanted[0, 0] = mean
     for (down, across), amplitude in strengths.items():
         phase = np.angle(waves[down, across]) if abs(waves[down, across]) > 1e-3 * abs(mean) else 0.0

@@ -95,11 +95,13 @@ def _tangle(draws, size, diameter):
     return cover * _plateau(np.hypot(grid[:, None], grid[None]) / (size / 2))
 
 
-def _ball(cloth, draws, code, *, share, spots=1, push=0.25):
-    """Fibres caught on the cloth in one or two balls, which push the threads beneath aside."""
+def _ball(cloth, draws, code, *, share, spots=1, push=0.25, rim=2.8):
+    """Fibres caught on the cloth in one or two balls, which push the threads beneath aside.
+
+    Scattered fibres and the lens make the mask about `rim` px wider than the ball.
+    """
     depth = _depth(cloth, draws, code, share)
-    # Scattered fibres and the lens make the spot about two px wider than the ball.
-    diameter = max(1.4, 1.05 * np.sqrt(_area(draws, code) / spots) - 2.8)
+    diameter = max(1.4, 1.05 * np.sqrt(_area(draws, code) / spots) - rim)
     size = int(1.5 * diameter) + 9
     window = _somewhere(cloth, draws, size * spots, size + 6)
     fibres = np.zeros([part.stop - part.start for part in window], np.float32)
@@ -219,7 +221,7 @@ def _crease(cloth, draws):
 
 def _warp_ball(cloth, draws):
     """025: fibres rubbed off an end have gathered on it in a tiny dark ball."""
-    return _ball(cloth, draws, "025", share=0.4, push=0.1)
+    return _ball(cloth, draws, "025", share=0.45, push=0.1, rim=2.0)
 
 
 def _knots(cloth, draws):
