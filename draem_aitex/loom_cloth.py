@@ -15,7 +15,7 @@ YARN_STEP = 4  # px between the samples along a yarn
 TILE_SAMPLES = 16  # samples a thread in the pattern of one weave repeat
 EDGE_REACH = 12  # px; the edge never wanders further to the left
 BACKLIGHT_LEVEL = 300.0  # grey levels; saturated, so it is 255 whatever the noise
-SMALL_SPEED = 0.012  # relative; how much the scan's speed differs from roll to roll
+SPEED_SPREAD = 0.012  # relative; how much the scan's speed differs from roll to roll
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Cloth:
         scale = min(1.0, width / ROLL_WIDTH)
         self.start = round(int(draws.integers(*fabric.start)) * scale)
         self.cloth_start = self.start + fabric.selvedge
-        self.pick_pitch = self.recording.pick_pitch * draws.uniform(1 - SMALL_SPEED, 1 + SMALL_SPEED)
+        self.pick_pitch = self.recording.pick_pitch * draws.uniform(1 - SPEED_SPREAD, 1 + SPEED_SPREAD)
         self.end_pitch = fabric.end_pitch * draws.uniform(0.997, 1.003)
         # A slightly wandering edge; the cloth follows it and forgets it over some two hundred columns.
         down = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]

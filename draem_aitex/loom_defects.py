@@ -12,11 +12,7 @@ from draem_aitex.likeness import REAL_CONTRASTS, REAL_SIZES
 from draem_aitex.loom_cloth import Change, noise
 
 ZOOM = 4  # fibres are drawn this much larger
-
-
-def make_defect(code, cloth, draws):
-    """The `Change` that defect `code` is on this cloth."""
-    return MAKERS[code](cloth, draws)
+CRACKED_CLOTH = 3600 * 256  # px; the cloth of the one real roll with a weft crack, whose mask REAL_SIZES has
 
 
 def _area(draws, code):
@@ -250,7 +246,8 @@ def _nep(cloth, draws):
 def _weft_crack(cloth, draws):
     """036: for a band across the whole roll the picks are gone and only ends are left."""
     width = cloth.width - cloth.start
-    band = min(0.8 * _area(draws, "036") / (ROLL_CLOTH / cloth.height * 256), 0.6 * cloth.height)
+    # A fifth of the mask is the wandering and the curled picks at the borders.
+    band = min(0.8 * _area(draws, "036") / CRACKED_CLOTH, 0.6) * cloth.height
     rows = slice(0, cloth.height)
     centre = draws.uniform(0.5 * band + 8, cloth.height - 0.5 * band - 8)
     path = centre + 4 * np.clip(noise(draws, (1, width), (1, 500)), -1.5, 1.5)
@@ -263,8 +260,6 @@ def _weft_crack(cloth, draws):
     streaks = 0.12 * noise(draws, (cloth.height, width), (30, 5))
     return Change((rows, slice(cloth.start, cloth.width)), bare=bare, light=bare * streaks + curled)
 
-
-ROLL_CLOTH = 3600  # px; the columns of cloth in the one real weft crack
 
 MAKERS = {
     "002": _broken_end, "006": _broken_yarn, "010": _broken_pick, "016": _weft_curling, "019": _fuzzyball,

@@ -11,6 +11,7 @@ import pytest
 from draem_aitex import likeness, loom
 from draem_aitex.aitex import FABRIC_FOLDERS, SIMULATED_MARK, Record, read_image, read_mask, scan, split_records
 from draem_aitex.errors import InputError
+from draem_aitex.loom_fabrics import WEAVES
 
 WIDTH = 1024
 PAIRS = sorted(set(loom.DEFECTIVE_ROLLS))
@@ -196,6 +197,16 @@ def test_recordings_differ_and_unknown_ones_are_refused():
     assert not np.array_equal(slow.image, fast.image)
     with pytest.raises(InputError):
         weave("04", recording=3)
+
+
+def test_every_thread_of_every_weave_is_bound():
+    """A thread that is always on top, or never, would fall off."""
+    for name, weave_matrix in WEAVES.items():
+        marks = np.array(weave_matrix)
+        for axis in (0, 1):
+            share = marks.mean(axis=axis)
+            assert ((0 < share) & (share < 1)).all(), name
+    assert np.array_equal(WEAVES["twill 3/1"][1], np.roll(WEAVES["twill 3/1"][0], 1))
 
 
 @pytest.mark.parametrize("fabric", loom.FABRICS)
