@@ -39,6 +39,17 @@ def test_crops_do_not_cross_from_roll_to_roll(rolls):
     assert spread.max() == 0 and len(crops.unique()) == 2
 
 
+def test_the_fabrics_first_column_is_seen_often(rolls):
+    """A column that training never shows is an anomaly to the model, and the outermost would never be shown."""
+    columns = torch.arange(rolls[0].image.shape[1]) % 251  # each column has a grey of its own, for 251 columns
+    stamped = dataclasses.replace(rolls[0], image=columns.byte().expand(rolls[0].image.shape).numpy(), edges=(0, 2000))
+    crops = CropSampler([stamped], 64)(4096, torch.Generator().manual_seed(0))
+    first = (crops[:, 0, 0, 0] * 255).round()
+    second = (crops[:, 0, 0, 1] * 255).round()
+    at_edge = (first == 0) & (second == 1)
+    assert 0.155 < at_edge.float().mean() < 0.2  # half of EDGE_SHARE, and a few by chance
+
+
 def test_training_learns(rolls):
     result = training.train(rolls, config(steps=40, learning_rate=3e-3), quiet=True, log_every=1)
     losses = [row["loss"] for row in result.log]
