@@ -1,22 +1,25 @@
-"""Whole rolls in one pass: a roll's picture becomes an anomaly map of the same size, without seams."""
+"""Whole rolls: a roll's picture becomes an anomaly map of the same size, without seams."""
+
+import math
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from draem_aitex.checkpoint import load_checkpoint, load_model
 from draem_aitex.errors import InputError
 
-WIDTH_STEP = 512  # columns; a few widths instead of one a roll, or the convolutions' buffers pile up
+WINDOW = 2048  # columns seen at once; one width for all rolls, or the convolutions' buffers pile up width by width
+MARGIN = 96  # columns of context at a window's inner borders; nearly all of a pixel's score comes from a tenth of that
 FLOOR = 1e-6  # smallest score on fabric; 0 is kept for "no fabric here"
 
 
 @torch.inference_mode()
 def anomaly_map(model, image, edges):
-    """Score every pixel of a roll's fabric, in one pass over all of it.
+    """Score every pixel of a roll's fabric.
 
-    The networks are fully convolutional: trained on crops, they take a whole roll. They see the fabric alone, without
-    what lies to its left.
+    The networks are fully convolutional: trained on crops, they take any width. They see the fabric alone, without
+    what lies to its left. Fabric wider than 2048 columns is seen through overlapping windows, each pixel taken from
+    the window in which it lies farther from the border. Nothing is padded on: mirrored cloth would have a seam.
 
     image: uint8 `(H, W)`; edges: `(start, end)` in columns. Returns float32 `(H, W)`: the probability of a defect,
     exactly 0 outside the fabric, from 1e-6 to 1 on it.
@@ -25,13 +28,24 @@ def anomaly_map(model, image, edges):
         raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
     start, end = edges
     device = next(model.parameters()).device
-    fabric = torch.from_numpy(np.ascontiguousarray(image[:, start:end])).to(device)
-    pictures = fabric[None, None].float() / 255
-    padding = min(-(end - start) % WIDTH_STEP, end - start - 1)
-    _, logits = model(F.pad(pictures, (0, padding, 0, 0), mode="reflect"))
+    fabric = torch.from_numpy(np.ascontiguousarray(image[:, start:end])).to(device)[None, None].float() / 255
     scores = np.zeros(image.shape, np.float32)
-    scores[:, start:end] = torch.sigmoid(logits[0, 0, :, : end - start].float()).clamp_min(FLOOR).cpu().numpy()
+    for window, own in windows(end - start):
+        logits = model(fabric[..., slice(*window)])[1][0, 0, :, own[0] - window[0] : own[1] - window[0]]
+        scores[:, start + own[0] : start + own[1]] = torch.sigmoid(logits.float()).clamp_min(FLOOR).cpu().numpy()
     return scores
+
+
+def windows(width):
+    """Cover `width` columns: a list of `(window, own)`, both `(first, last)`, half open; `own` parts do not overlap.
+
+    Windows have 2048 columns, or all where there are fewer, and at least 96 columns of context beside their own part.
+    """
+    count = max(1, math.ceil((width - 2 * MARGIN) / (WINDOW - 2 * MARGIN)))
+    size = min(width, WINDOW)
+    firsts = [round(index * (width - size) / max(count - 1, 1)) for index in range(count)]
+    cuts = [0] + [(left + size + right) // 2 for left, right in zip(firsts, firsts[1:], strict=False)] + [width]
+    return [((first, first + size), own) for first, own in zip(firsts, zip(cuts, cuts[1:], strict=False), strict=True)]
 
 
 class DraemDetector:
