@@ -8,7 +8,8 @@ import torch
 from draem_aitex.checkpoint import load_checkpoint, load_model
 from draem_aitex.errors import InputError
 
-WINDOW = 2048  # columns seen at once; one width for all rolls, or the convolutions' buffers pile up width by width
+WINDOW = 2048  # columns seen at once, at most
+WINDOW_STEP = 128  # columns; a few widths for all rolls, or the convolutions' buffers pile up width by width
 MARGIN = 96  # columns of context at a window's inner borders; nearly all of a pixel's score comes from a tenth of that
 FLOOR = 1e-6  # smallest score on fabric; 0 is kept for "no fabric here"
 
@@ -39,10 +40,12 @@ def anomaly_map(model, image, edges):
 def windows(width):
     """Cover `width` columns: a list of `(window, own)`, both `(first, last)`, half open; `own` parts do not overlap.
 
-    Windows have 2048 columns, or all where there are fewer, and at least 96 columns of context beside their own part.
+    As few windows as windows of 2048 columns would need, of one size, with 96 columns of context or more beside their
+    own part; a single window has all the columns.
     """
     count = max(1, math.ceil((width - 2 * MARGIN) / (WINDOW - 2 * MARGIN)))
-    size = min(width, WINDOW)
+    needed = math.ceil((width + 2 * MARGIN * (count - 1)) / count)
+    size = min(width, math.ceil(needed / WINDOW_STEP) * WINDOW_STEP)
     firsts = [round(index * (width - size) / max(count - 1, 1)) for index in range(count)]
     cuts = [0] + [(left + size + right) // 2 for left, right in zip(firsts, firsts[1:], strict=False)] + [width]
     return [((first, first + size), own) for first, own in zip(firsts, zip(cuts, cuts[1:], strict=False), strict=True)]
