@@ -1,7 +1,7 @@
 """Downloading AITEX: three archives, resumed, checked, unpacked where nothing can leave the folder.
 
-Nothing is fetched by other modules. The archives' hashes are second-hand (one source), so a difference is a warning; what
-decides is every single file's hash in the manifest. 7z is read by py7zr, an optional extra.
+Nothing is fetched by other modules. The archives' hashes are second-hand (one source), so a difference is a warning;
+what decides is every single file's hash in the manifest. 7z is read by py7zr, an optional extra.
 """
 
 import os
@@ -33,8 +33,8 @@ CHUNK = 1 << 18  # bytes
 def download(folder, base=BASE, manifest=None, progress=True):
     """Fetch, check and unpack the three archives into `folder`; an interrupted call goes on where it stopped.
 
-    folder: new, or of an interrupted call, or an AITEX folder that lacks something; files that are there stay. base: URL
-    of the folder that holds the archives. manifest: rows as `aitex.read_manifest` gives them.
+    folder: new, or of an interrupted call, or an AITEX folder that lacks something; files that are there stay. base:
+    URL of the folder that holds the archives. manifest: rows as `aitex.read_manifest` gives them.
 
     Returns warnings, a list of sentences. Raises `InputError` naming the URL or file where a transfer breaks off, where
     what arrived is no 7z archive or not AITEX's, where it would leave the folder or be larger than 2 GB.

@@ -16,7 +16,7 @@ from draem_aitex.errors import InputError
 
 FILES = {
     "Defect_images.7z": ["Defect_images/0001_002_01.png"],
-    "NODefect_images.7z": ["NODefect_images/2608691-202020u/0001_000_01.png", "NODefect_images/2608691-202020u/0004_000_01.png"],
+    "NODefect_images.7z": [f"NODefect_images/2608691-202020u/{number}_000_01.png" for number in ("0001", "0004")],
     "Mask_images.7z": ["Mask_images/0001_002_01_mask.png"],
 }  # fmt: skip
 

@@ -35,9 +35,10 @@ def test_readme_links_lead_somewhere():
 
 def test_requirements_and_project_agree():
     listed = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    listed = [line for line in listed if line and not line.startswith(("#", "-e"))]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert set(listed) == set(project) | {"pytest", "nbclient", "ruff"}
+    listed = [line.split("#")[0].strip() for line in listed if line and not line.startswith(("#", "-e"))]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = set(project["optional-dependencies"]["download"])
+    assert set(listed) == set(project["dependencies"]) | extra | {"pytest", "nbclient", "ruff"}
 
 
 def test_all_six_are_there():
