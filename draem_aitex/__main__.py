@@ -83,6 +83,9 @@ def main(arguments=None):
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stdout = open(os.devnull, "w")
+        return 0
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}; check the path and the free space", file=sys.stderr)
         return 2

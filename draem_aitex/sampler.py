@@ -10,7 +10,7 @@ import torch
 from draem_aitex.errors import InputError
 
 # Crops drawn evenly hardly ever show the selvedge, and its outermost columns only where a crop starts exactly there.
-EDGE_SHARE = 0.35  # of the crops lie at the fabric's left edge: half of these start on it, half within EDGE_COLUMNS
+EDGE_SHARE = 0.25  # of the crops lie at the fabric's left edge: half of these start on it, half within EDGE_COLUMNS
 EDGE_COLUMNS = 64
 
 
