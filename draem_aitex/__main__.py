@@ -171,10 +171,12 @@ def run_train(options):
     if not result.finished:
         print(f"interrupted at step {result.steps}; {options.out} is saved: the same command resumes it")
         return INTERRUPTED
-    detector = inference.DraemDetector(result.model)
-    threshold = metrics.calibrate(detector, fabric.load_rolls(split.calibration))
+    calibration = fabric.load_rolls(split.calibration)
+    levels = inference.fabric_levels(result.model, calibration)
+    threshold = metrics.calibrate(inference.DraemDetector(result.model, levels), calibration)
     content = checkpoint.load_checkpoint(options.out)
-    checkpoint.save_checkpoint(options.out, {**content, "threshold": asdict(threshold)})
+    calibrated = {"fabric_levels": levels, "threshold": asdict(threshold)}
+    checkpoint.save_checkpoint(options.out, {**content, **calibrated})
     print(f"trained {result.steps} steps on {device.type}: {options.out}")
     print(
         f"threshold {threshold.value:.4g} for {threshold.wanted:.1%} false-alarm patches, from {threshold.patches} "
@@ -234,12 +236,16 @@ def run_inspect(options):
     options.out.mkdir(parents=True, exist_ok=True)
     for path in options.images:
         image = aitex.read_image(path)
-        scores = detector.predict(image, edges[path])
+        code = aitex.fabric_code(path)
+        scores = detector.predict(image, edges[path], code)
         _write_array(options.out / f"{path.stem}.npy", scores)
         _write_picture(options.out / f"{path.stem}.png", plots.overlay(image, scores, threshold.value))
         score = float(scores.max())
         verdict = "defect" if score > threshold.value else "ok"
         print(f"{path}  score {score:.4f}  threshold {threshold.value:.4f}  {verdict}")
+        if code not in detector.levels:
+            known = ", ".join(detector.levels)
+            print(f"note: {path.name} names none of the calibrated fabrics {known}: scored as is", file=sys.stderr)
 
 
 def _edges(path):

@@ -194,6 +194,12 @@ def _parse(path, kind, masks, quirks):
     return Record(path, int(number), defect, fabric, own_masks)
 
 
+def fabric_code(path):
+    """The fabric code in a picture's name, None where it is no AITEX name."""
+    match = _IMAGE_NAME.fullmatch(Path(path).stem)
+    return match[3] if match else None
+
+
 def find_quirks(collection):
     """Open every file's header and every mask: quirks that names alone don't show.
 

@@ -7,6 +7,7 @@ import torch
 
 from draem_aitex.checkpoint import load_checkpoint, load_model
 from draem_aitex.errors import InputError
+from draem_aitex.patcher import patch_maxima
 
 WINDOW = 2048  # columns seen at once, at most
 WINDOW_STEP = 128  # columns; a few widths for all rolls, or the convolutions' buffers pile up width by width
@@ -51,25 +52,57 @@ def windows(width):
     return [((first, first + size), own) for first, own in zip(firsts, zip(cuts, cuts[1:], strict=False), strict=True)]
 
 
+def fabric_levels(model, rolls, share=0.1):
+    """How high flawless cloth of each fabric scores: the logit that `share` of its patches exceed.
+
+    Some cloths are livelier than others, and the networks say so in every score. Taken from calibration rolls, which
+    were not trained on, the levels make the scores of different fabrics comparable (`DraemDetector.predict`).
+
+    rolls: list of `fabric.Roll`, defect-free. Returns a dict of fabric code to logit.
+    """
+    scores = {}
+    for roll in rolls:
+        scores.setdefault(roll.fabric, []).append(patch_maxima(anomaly_map(model, roll.image, roll.edges), roll.edges))
+    scores = {fabric: np.concatenate(parts) for fabric, parts in scores.items()}
+    return {fabric: float(np.quantile(_logit(s), 1 - share)) for fabric, s in sorted(scores.items()) if len(s)}
+
+
+def _logit(scores):
+    scores = np.clip(scores.astype(np.float64), FLOOR, 1 - FLOOR)
+    return np.log(scores / (1 - scores))
+
+
 class DraemDetector:
-    """DRAEM with the interface every detector has: `name` and `predict(image, edges)`."""
+    """DRAEM with the interface every detector has: `name` and `predict(image, edges, fabric)`.
+
+    levels: of `fabric_levels`; without them, scores stay as the networks give them.
+    """
 
     name = "DRAEM"
 
-    def __init__(self, model):
-        self.model = model.eval()
+    def __init__(self, model, levels=None):
+        self.model, self.levels = model.eval(), dict(levels or {})
 
     @classmethod
     def load(cls, path, device="cpu"):
         """The detector of a checkpoint file, and the file's content: `(detector, content)`."""
         content = load_checkpoint(path)
-        return cls(load_model(content).to(device)), content
+        return cls(load_model(content).to(device), content.get("fabric_levels")), content
 
     @property
     def size_bytes(self):
         """Memory of the weights."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
 
-    def predict(self, image, edges):
-        """Anomaly map of a roll: float32 `(H, W)`, see `anomaly_map`."""
-        return anomaly_map(self.model, image, edges)
+    def predict(self, image, edges, fabric=None):
+        """Anomaly map of a roll: float32 `(H, W)`, see `anomaly_map`.
+
+        fabric: the roll's fabric code. Its logits are moved so that flawless cloth of every fabric reaches the same
+        level, the median of all fabrics'. For None, or a fabric that was not calibrated, they stay as they are.
+        """
+        scores = anomaly_map(self.model, image, edges)
+        if fabric not in self.levels:
+            return scores
+        moved = _logit(scores[:, slice(*edges)]) + np.median(list(self.levels.values())) - self.levels[fabric]
+        scores[:, slice(*edges)] = np.clip(1 / (1 + np.exp(-moved)), FLOOR, 1)
+        return scores

@@ -7,7 +7,7 @@ from draem_aitex import aitex, training
 from draem_aitex.checkpoint import FORMAT, load_checkpoint, load_model, save_checkpoint
 from draem_aitex.errors import InputError
 from draem_aitex.fabric import load_rolls
-from draem_aitex.sampler import CropSampler
+from draem_aitex.sampler import EDGE_SHARE, CropSampler
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_fabrics_first_column_is_seen_often(rolls):
     first = (crops[:, 0, 0, 0] * 255).round()
     second = (crops[:, 0, 0, 1] * 255).round()
     at_edge = (first == 0) & (second == 1)
-    assert 0.155 < at_edge.float().mean() < 0.2  # half of EDGE_SHARE, and a few by chance
+    assert 0 < at_edge.float().mean() - EDGE_SHARE / 2 < 0.04  # half of them, and a few by chance
 
 
 def test_training_learns(rolls):
