@@ -47,7 +47,7 @@ def test_the_fabrics_first_column_is_seen_often(rolls):
     first = (crops[:, 0, 0, 0] * 255).round()
     second = (crops[:, 0, 0, 1] * 255).round()
     at_edge = (first == 0) & (second == 1)
-    assert 0 < at_edge.float().mean() - EDGE_SHARE / 2 < 0.04  # half of them, and a few by chance
+    assert abs(at_edge.float().mean() - EDGE_SHARE / 2) < 0.02  # half of them, and a few by chance
 
 
 def test_training_learns(rolls):
