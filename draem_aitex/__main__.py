@@ -1,4 +1,4 @@
-"""The command line: `python -m draem_aitex simulate | verify | train | evaluate | inspect`.
+"""The command line: `python -m draem_aitex simulate | verify | download | train | evaluate | inspect`.
 
 Bad input gives one line on standard error and status 2.
 """
@@ -40,6 +40,11 @@ def build_parser():
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON")
     verify.set_defaults(run=run_verify)
 
+    download = commands.add_parser("download", help="fetch the AITEX data set, check and unpack it")
+    download.add_argument("--data", type=Path, required=True, metavar="DIR", help="where it goes, such as data/aitex")
+    download.add_argument("--url", default=None, metavar="BASE", help="another place that holds the three archives")
+    download.set_defaults(run=run_download)
+
     train = commands.add_parser("train", help="train a detector; run again, it resumes")
     train.add_argument("--data", **data)
     train.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT")
@@ -78,6 +83,9 @@ def main(arguments=None):
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stdout = open(os.devnull, "w")
+        return 0
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}; check the path and the free space", file=sys.stderr)
         return 2
@@ -106,6 +114,17 @@ def run_verify(options):
         print("this folder holds simulated fabric, made by the loom; it is not the AITEX data set")
     _write_json(options.json, {**{state: counts[state] for state in states}, "files": rows})
     return 1 if counts["altered"] or counts["unknown"] else 0
+
+
+def run_download(options):
+    """Licence position first, then the archives; ends with the same check as `verify`."""
+    from draem_aitex import download
+
+    print(download.LICENCE)
+    for warning in download.download(options.data, options.url or download.BASE):
+        print(f"note: {warning}")
+    counts = Counter(row["status"] for row in aitex.verify(options.data))
+    print(f"{options.data}: {counts['ok']} of 354 files of AITEX, {counts['altered']} altered")
 
 
 def _open_data(folder):
@@ -152,10 +171,12 @@ def run_train(options):
     if not result.finished:
         print(f"interrupted at step {result.steps}; {options.out} is saved: the same command resumes it")
         return INTERRUPTED
-    detector = inference.DraemDetector(result.model)
-    threshold = metrics.calibrate(detector, fabric.load_rolls(split.calibration))
+    calibration = fabric.load_rolls(split.calibration)
+    levels = inference.fabric_levels(result.model, calibration)
+    threshold = metrics.calibrate(inference.DraemDetector(result.model, levels), calibration)
     content = checkpoint.load_checkpoint(options.out)
-    checkpoint.save_checkpoint(options.out, {**content, "threshold": asdict(threshold)})
+    calibrated = {"fabric_levels": levels, "threshold": asdict(threshold)}
+    checkpoint.save_checkpoint(options.out, {**content, **calibrated})
     print(f"trained {result.steps} steps on {device.type}: {options.out}")
     print(
         f"threshold {threshold.value:.4g} for {threshold.wanted:.1%} false-alarm patches, from {threshold.patches} "
@@ -215,12 +236,16 @@ def run_inspect(options):
     options.out.mkdir(parents=True, exist_ok=True)
     for path in options.images:
         image = aitex.read_image(path)
-        scores = detector.predict(image, edges[path])
+        code = aitex.fabric_code(path)
+        scores = detector.predict(image, edges[path], code)
         _write_array(options.out / f"{path.stem}.npy", scores)
         _write_picture(options.out / f"{path.stem}.png", plots.overlay(image, scores, threshold.value))
         score = float(scores.max())
         verdict = "defect" if score > threshold.value else "ok"
         print(f"{path}  score {score:.4f}  threshold {threshold.value:.4f}  {verdict}")
+        if code not in detector.levels:
+            known = ", ".join(detector.levels)
+            print(f"note: {path.name} names none of the calibrated fabrics {known}: scored as is", file=sys.stderr)
 
 
 def _edges(path):

@@ -8,16 +8,14 @@ and masks named `nnnn_ddd_ff_mask.png`.
 import csv
 import hashlib
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from draem_aitex.errors import InputError
+from draem_aitex.pictures import png_header, read_image
 
 DEFECTS = {
     "000": "no defect",
@@ -58,7 +56,6 @@ ROLL_HEIGHT, ROLL_WIDTH = 256, 4096  # pixels
 
 _IMAGE_NAME = re.compile(r"(\d{4})_(\d{2,3})_(\d{2})")
 _MASK_NAME = re.compile(r"(\d{4}_\d{2,3}_\d{2})_mask\d?")
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,11 @@ class Record:
     @property
     def is_normal(self):
         return self.defect == "000"
+
+    @property
+    def defect_name(self):
+        """The defect in words, "unknown defect" for a code that AITEX does not have."""
+        return DEFECTS.get(self.defect, "unknown defect")
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ def scan(root):
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected an AITEX folder (see data/README.md)")
-    paths = {kind: _pngs(root, names) for kind, names in FOLDERS.items()}
     quirks = []
+    paths = {kind: _pngs(root, names, quirks) for kind, names in FOLDERS.items()}
     masks = _pair_masks(paths["mask"], quirks)
     records = []
     for kind in ("normal", "defect"):
@@ -139,9 +141,21 @@ def scan(root):
     return Collection(root, tuple(records), tuple(quirks), (root / SIMULATED_MARK).is_file())
 
 
-def _pngs(root, folder_names):
+def _pngs(root, folder_names, quirks):
+    """The PNG files of one kind, each name once; what else lies there is reported."""
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in folder_names]
-    return [path for folder in folders for path in sorted(folder.rglob("*.png"))]
+    found = {}
+    for path in (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()):
+        place = path.relative_to(root).as_posix()
+        if path.suffix.lower() != ".png":
+            quirks.append(f"{place}: not a PNG; not used")
+        elif path.stem in found:
+            quirks.append(f"{place}: the same name as {found[path.stem].relative_to(root).as_posix()}; not used")
+        else:
+            found[path.stem] = path
+            if path.parent.name == "unused":
+                quirks.append(f"{place}: in a folder called unused, but a complete roll of AITEX; used")
+    return list(found.values())
 
 
 def _pair_masks(paths, quirks):
@@ -165,9 +179,14 @@ def _parse(path, kind, masks, quirks):
         quirks.append(f"{path.name}: malformed name (two digits of defect code); kept as a roll of its own")
         defect = "0" + defect
     own_masks = tuple(masks.get(path.stem, ()))
-    if kind == "normal" and defect != "000":
-        quirks.append(f"{path.name}: lies among the defect-free rolls with defect code {defect}; not used")
+    if (kind == "normal") != (defect == "000"):
+        where = "defect-free" if kind == "normal" else "defective"
+        quirks.append(f"{path.name}: lies among the {where} rolls with defect code {defect}; not used")
         return None
+    if defect not in DEFECTS:
+        quirks.append(f"{path.name}: unknown defect code {defect}; used as a defect without a name")
+    if path.parent.name in set(FABRIC_FOLDERS.values()) - {FABRIC_FOLDERS.get(fabric)}:
+        quirks.append(f"{path.name}: lies in another fabric's folder ({path.parent.name}); the name decides: {fabric}")
     if kind == "defect" and not own_masks:
         quirks.append(f"{path.name}: no mask; counts at roll level only")
     if len(own_masks) > 1:
@@ -175,23 +194,39 @@ def _parse(path, kind, masks, quirks):
     return Record(path, int(number), defect, fabric, own_masks)
 
 
+def fabric_code(path):
+    """The fabric code in a picture's name, None where it is no AITEX name."""
+    match = _IMAGE_NAME.fullmatch(Path(path).stem)
+    return match[3] if match else None
+
+
 def find_quirks(collection):
     """Open every file's header and every mask: quirks that names alone don't show.
 
-    Returns sentences about other widths, alpha channels and empty masks, after the collection's own quirks.
+    Returns sentences, each with its consequence, after the collection's own quirks: other sizes, empty masks, alpha
+    channels, grey mask edges.
     """
     quirks = list(collection.quirks)
-    with_alpha = 0
+    with_alpha, grey_edged, masks = [], [], 0
     for record in collection.records:
-        height, width, channels = png_header(record.path)
-        with_alpha += channels in (2, 4)
+        height, width, _ = png_header(record.path)
         if (height, width) != (ROLL_HEIGHT, ROLL_WIDTH):
             quirks.append(f"{record.path.name}: {width} x {height} pixels instead of 4096 x 256; used as it is")
-        mask = read_mask(record)
-        if record.masks and not mask.any():
+        if record.masks and not read_mask(record).any():
             quirks.append(f"{record.path.name}: its mask is empty; counts at roll level only")
+        with_alpha += [path.name for path in (record.path, *record.masks) if png_header(path)[2] in (2, 4)]
+        masks += len(record.masks)
+        for path in record.masks:
+            levels = np.unique(read_image(path))
+            if ((levels > 0) & (levels < 255)).any():
+                grey_edged.append(path.name)
     if with_alpha:
-        quirks.append(f"{with_alpha} pictures carry an alpha channel; ignored")
+        quirks.append(f"{len(with_alpha)} files carry an alpha channel; ignored: {', '.join(with_alpha)}")
+    if grey_edged:
+        quirks.append(
+            f"{len(grey_edged)} of {masks} masks have grey edges; a pixel is defect above grey level {MASK_LEVEL}: "
+            f"{', '.join(grey_edged)}"
+        )
     return tuple(quirks)
 
 
@@ -209,59 +244,6 @@ def split_records(records):
             part = "development" if record.number % 4 == 0 else "test"
         parts[part].append(record)
     return Split(**{part: tuple(found) for part, found in parts.items()})
-
-
-def read_image(path):
-    """Read a picture as grey levels.
-
-    PNG, JPEG, TIFF or BMP; colour becomes grey, an alpha channel is ignored, 16 bits become 8.
-
-    Returns uint8 `(H, W)`. Raises `InputError` for a file that is missing, unreadable or truncated.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give an existing picture file") from None
-    if data.startswith(_PNG_SIGNATURE):
-        _check_png(path, data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if image is None:
-        raise InputError(f"{path}: not a readable picture; expected PNG, JPEG, TIFF or BMP; get the file anew")
-    if image.dtype == np.uint16:
-        image = (image // 257).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise InputError(f"{path}: pixels of type {image.dtype}; expected 8 or 16 bit; convert the picture")
-    if image.ndim == 3:
-        to_grey = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
-        image = cv2.cvtColor(image, to_grey[image.shape[2]]) if image.shape[2] in to_grey else image[..., 0]
-    return np.ascontiguousarray(image)
-
-
-def _check_png(path, data):
-    """OpenCV fills the rest of a truncated PNG with grey and says nothing, so the chunks are checked here."""
-    position = len(_PNG_SIGNATURE)
-    kind = b""
-    while kind != b"IEND":
-        if position + 12 > len(data):
-            raise InputError(f"{path}: truncated PNG ({len(data)} bytes, no end mark); get the file anew")
-        length, kind = struct.unpack(">I4s", data[position : position + 8])
-        end = position + 12 + length
-        if end > len(data):
-            raise InputError(f"{path}: truncated PNG ({len(data)} bytes, no end mark); get the file anew")
-        if zlib.crc32(data[position + 4 : end - 4]) != struct.unpack(">I", data[end - 4 : end])[0]:
-            raise InputError(f"{path}: damaged PNG (checksum differs at byte {position}); get the file anew")
-        position = end
-
-
-def png_header(path):
-    """Size and channels of a PNG, read from its first 26 bytes: `(height, width, channels)`."""
-    with open(path, "rb") as file:
-        head = file.read(26)
-    if len(head) < 26 or not head.startswith(_PNG_SIGNATURE):
-        raise InputError(f"{path}: not a PNG; expected AITEX's PNG files; get the file anew")
-    width, height, _, colour = struct.unpack(">IIBB", head[16:26])
-    return height, width, {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}.get(colour, 1)
 
 
 def read_mask(record):

@@ -29,7 +29,7 @@ class AugmenterConfig:
 
     clean_share: float = 0.3  # of the samples stay untouched; the paper's code has 0.5
     weights: dict = field(
-        default_factory=lambda: {"perlin_texture": 0.2, "cut_paste": 0.2, "thread": 0.2, "spot": 0.15, "slip": 0.25}
+        default_factory=lambda: {"perlin_texture": 0.125, "cut_paste": 0.125, "thread": 0.2, "spot": 0.15, "slip": 0.4}
     )
 
 

@@ -95,12 +95,12 @@ class VAE:
         return _on_roll(image, edges, self._decoded(_fabric(image, edges, least=16)))
 
     @torch.inference_mode()
-    def predict(self, image: np.ndarray, edges) -> np.ndarray:
+    def predict(self, image: np.ndarray, edges, fabric=None) -> np.ndarray:
         """Score a roll by its smoothed absolute reconstruction error.
 
-        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0
-        outside the fabric, above 0 (mean grey value error, white = 1) inside. Raises InputError before
-        `fit` or on bad input.
+        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric; `fabric` is not used.
+        Returns float32 (H, W): 0 outside the fabric, above 0 (mean grey value error, white = 1) inside.
+        Raises InputError before `fit` or on bad input.
         """
         fabric = _fabric(image, edges, least=16)
         error = (self._decoded(fabric) - _as_input(fabric).to(self.device)).abs()
@@ -219,12 +219,12 @@ class MemoryBank:
         return self
 
     @torch.inference_mode()
-    def predict(self, image: np.ndarray, edges) -> np.ndarray:
+    def predict(self, image: np.ndarray, edges, fabric=None) -> np.ndarray:
         """Score a roll by each cell's distance to the nearest vector in the bank.
 
-        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric. Returns float32 (H, W): 0
-        outside the fabric, above 0 (Euclidean, each feature in standard deviations of the training cells)
-        inside. Raises InputError before `fit` or on bad input.
+        Args: `image` uint8 (H, W); `edges` (start, end) columns of the fabric; `fabric` is not used.
+        Returns float32 (H, W): 0 outside the fabric, above 0 (Euclidean, each feature in standard
+        deviations of the training cells) inside. Raises InputError before `fit` or on bad input.
         """
         if self.bank is None:
             raise InputError("MemoryBank: found an empty bank; call fit(rolls, edges, generator) first")

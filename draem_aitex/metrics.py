@@ -2,7 +2,7 @@
 
 The protocol, in one place: patches of 256 x 256 without overlap from the first fabric column; a patch is positive
 with one mask pixel or more; its score is the maximum of the roll's map in it, without smoothing. A detector is
-anything with `predict(image, edges)`.
+anything with `predict(image, edges, fabric)`.
 """
 
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ def calibrate(detector, rolls, rate=0.01):
     """
     if not 0 < rate < 1:
         raise InputError(f"rate: {rate}; expected a share of patches between 0 and 1, such as 0.01")
-    scores = [patch_maxima(detector.predict(roll.image, roll.edges), roll.edges) for roll in rolls]
+    scores = [patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges) for roll in rolls]
     scores = np.sort(np.concatenate(scores))[::-1] if scores else np.empty(0)
     if not len(scores):
         raise InputError(f"calibration: no patch in {len(rolls)} rolls; expected defect-free rolls kept back for it")

@@ -7,45 +7,82 @@ from draem_aitex.errors import InputError
 PATCH = 256  # pixels, the data set's own patch size
 
 
-def patch_columns(edges, size=PATCH):
-    """First columns of the patches that fit side by side into the fabric; the remainder at the end is dropped.
+def patch_columns(edges, size=PATCH, stride=None, remainder="drop"):
+    """First columns of the patches that lie side by side on the fabric.
 
-    edges: `(start, end)` in columns. Returns a list of ints, empty where the fabric is narrower than one patch.
+    edges: `(start, end)` in columns; size, stride: pixels; the stride is the size where none is given. remainder: what
+    happens to columns at the end that no whole step reaches: "drop" leaves them out (the protocol of every figure here;
+    no patch where the fabric is narrower than one), "cover" adds a last patch that ends with the fabric and overlaps
+    the one before (where the fabric is narrower than one patch, a patch that starts with it and hangs over).
+
+    Returns a list of ints.
     """
-    if size < 1:
-        raise InputError(f"size: {size}; expected a patch size of 1 pixel or more")
+    stride = size if stride is None else stride
+    if size < 1 or stride < 1:
+        raise InputError(f"size: {size}, stride: {stride}; expected 1 pixel or more; take a larger one")
+    if remainder not in ("drop", "cover"):
+        raise InputError(f"remainder: {remainder!r}; expected 'drop' or 'cover'; choose one of them")
+    if remainder == "cover" and stride > size:
+        raise InputError(
+            f"stride: {stride}; expected {size} (the size) or less, or gaps stay uncovered; take a smaller one"
+        )
     start, end = edges
-    return list(range(start, end - size + 1, size))
+    columns = list(range(start, end - size + 1, stride))
+    if remainder == "cover" and end > start and (not columns or columns[-1] + size < end):
+        columns.append(max(start, end - size))
+    return columns
 
 
-def extract_patches(image, edges, size=PATCH):
-    """Cut the fabric of a roll into patches without overlap, the rows likewise from the top.
+def patch_corners(shape, edges=None, size=PATCH, stride=None, remainder="drop"):
+    """`(row, column)` of the upper left pixel of each patch of a picture of this shape, row by row."""
+    edges = (0, shape[1]) if edges is None else edges
+    rows = patch_columns((0, shape[0]), size, stride, remainder)
+    return [(y, x) for y in rows for x in patch_columns(edges, size, stride, remainder)]
 
-    image: any dtype `(H, W)`. Returns `(patches, corners)`: patches `(N, size, size)`, row by row, and the `(row,
-    column)` of each one's upper left pixel.
+
+def extract_patches(image, edges=None, size=PATCH, stride=None, remainder="drop"):
+    """Cut the fabric of a roll into patches, the rows likewise from the top.
+
+    image: any dtype `(H, W)`; edges: `(start, end)` in columns, None for all of them; the rest as in `patch_columns`. A
+    patch that hangs over the picture repeats its last row or column there.
+
+    Returns `(patches, corners)`: patches `(N, size, size)`, row by row, and the `(row, column)` of each one's upper
+    left pixel.
     """
-    corners = patch_corners(image.shape, edges, size)
-    patches = [image[y : y + size, x : x + size] for y, x in corners]
+    corners = patch_corners(image.shape, edges, size, stride, remainder)
+    over = [max(0, max((corner[axis] for corner in corners), default=0) + size - image.shape[axis]) for axis in (0, 1)]
+    padded = np.pad(image, ((0, over[0]), (0, over[1])), mode="edge") if corners and any(over) else image
+    patches = [padded[y : y + size, x : x + size] for y, x in corners]
     return np.array(patches, image.dtype).reshape(-1, size, size), corners
 
 
-def patch_corners(shape, edges, size=PATCH):
-    """`(row, column)` of the upper left pixel of each patch of a roll of this shape."""
-    return [(y, x) for y in patch_columns((0, shape[0]), size) for x in patch_columns(edges, size)]
-
-
 def stitch_patches(patches, corners, shape):
-    """Put patches back where they came from: `(H, W)`, zero where there was no patch; overlaps are averaged.
+    """Put patches back where they came from: `(H, W)` of the patches' dtype, zero where there was no patch.
 
-    patches: `(N, size, size)`; corners: as `extract_patches` returns them; shape: `(H, W)` of the roll.
+    Where patches overlap they are blended, each with a weight that falls towards its border, so that no seam shows.
+    What `extract_patches` cut from a picture with remainder "cover" comes back exactly, whatever the size and stride.
+
+    patches: `(N, h, w)`; corners: as `extract_patches` returns them; shape: `(H, W)` of the roll.
     """
+    first = np.zeros(shape, patches.dtype)
+    change = np.zeros(shape, np.float64)  # of the blend against the first patch there: 0 where all patches agree
     total = np.zeros(shape, np.float64)
-    count = np.zeros(shape, np.int32)
     for patch, (y, x) in zip(patches, corners, strict=True):
-        height, width = patch.shape
-        total[y : y + height, x : x + width] += patch
-        count[y : y + height, x : x + width] += 1
-    return (total / np.maximum(count, 1)).astype(patches.dtype)
+        patch = patch[: shape[0] - y, : shape[1] - x]
+        place = np.s_[y : y + patch.shape[0], x : x + patch.shape[1]]
+        weight = np.outer(*(_taper(length) for length in patches.shape[1:]))[: patch.shape[0], : patch.shape[1]]
+        first[place] = np.where(total[place] == 0, patch, first[place])
+        change[place] += weight * (patch.astype(np.float64) - first[place])
+        total[place] += weight
+    blended = first + change / np.maximum(total, 1)
+    if np.issubdtype(patches.dtype, np.floating):
+        return blended.astype(patches.dtype)
+    return blended.round().astype(patches.dtype)
+
+
+def _taper(length):
+    """Weights 1, 2, 3, … up to the middle and down again."""
+    return np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1))
 
 
 def patch_maxima(array, edges, size=PATCH):

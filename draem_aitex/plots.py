@@ -60,14 +60,14 @@ def show_crops(crops, titles=None, masks=None, columns=4, scale=(0, 1)):
     return figure
 
 
-def show_augmented(before, after, masks, titles=None):
+def show_augmented(before, after, masks, titles=None, rows=("before", "after", "mask")):
     """Three rows: cloth, the same cloth corrupted, and the mask of what changed. Lists of `(H, W)` in [0, 1]."""
     count = len(before)
     figure = Figure(figsize=(WIDTH, 3.1 * WIDTH / max(count, 4)), layout="constrained")
     axes = figure.subplots(3, count, squeeze=False)
-    for row, (name, pictures) in enumerate((("before", before), ("after", after), ("mask", masks))):
+    for row, (name, pictures) in enumerate(zip(rows, (before, after, masks), strict=True)):
         for column in range(count):
-            _same_shape(before[column], pictures[column], f"before and {name}")
+            _same_shape(before[column], pictures[column], f"{rows[0]} and {name}")
             _grey(axes[row, column], pictures[column], 1)
         axes[row, 0].set_ylabel(name, fontsize=10)
     for column, title in enumerate(titles or []):

@@ -135,14 +135,14 @@ class Evaluation:
 def evaluate(detector, records, threshold, quiet=False):
     """Judge a detector on rolls it has not seen: an `Evaluation`. One roll is in memory at a time.
 
-    detector: anything with `predict(image, edges)`; records: of `aitex`; threshold: a `metrics.Threshold`.
+    detector: anything with `predict(image, edges, fabric)`; records: of `aitex`; threshold: a `metrics.Threshold`.
     """
     if not records:
         raise InputError("test rolls: none left; expected rolls that were not trained or calibrated on; add some")
     result = Evaluation(threshold)
     for record in tqdm(records, desc="evaluating", unit="roll", disable=quiet):
         roll = load_roll(record)
-        result.add(roll, detector.predict(roll.image, roll.edges))
+        result.add(roll, detector.predict(roll.image, roll.edges, roll.fabric))
     return result
 
 

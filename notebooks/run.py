@@ -49,6 +49,7 @@ def run(path, target):
         notebook,
         timeout=900,
         kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],  # the kernel warns of its unencrypted local socket at every start
         resources={"metadata": {"path": str(path.resolve().parent)}},
         on_cell_executed=lambda **_: bar.update(),
     )

@@ -38,6 +38,24 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def odd_folder(folder):
+    """The same with what copies and careless hands add."""
+    grey = np.full((256, 4096), 90, np.uint8)
+    (folder / "Defect_images/unused").mkdir()
+    shutil.move(folder / "Defect_images/0094_027_05.png", folder / "Defect_images/unused")
+    (folder / "Mask_images/notes.txt").write_text("masks")
+    write(folder / "NODefect_images/2608691-202020u/copy/0001_000_01.png", grey)
+    write(folder / "NODefect_images/2311694-2040n7u/0002_000_01.png", grey)
+    write(folder / "Defect_images/0005_077_01.png", grey)
+    write(folder / "Defect_images/0007_000_01.png", grey)
+    mask = np.zeros_like(grey)
+    mask[100:110, 2000:2010] = 255
+    mask[110, 2000:2010] = 100
+    write(folder / "Mask_images/0003_019_01_mask.png", mask)
+    return folder
+
+
 def by_name(collection):
     return {record.name: record for record in collection.records}
 
@@ -56,11 +74,49 @@ def test_two_masks_of_a_roll_are_joined(folder):
 
 @pytest.mark.parametrize(
     "quirk",
-    ["0018_00_01.png: malformed", "0044_019_04.png: 2 masks", "0094_027_05.png: 3796 x 256", "0100_025_08.png: no mask",
-     "0106_010_03.png: its mask is empty", "0107_010_03: has a mask but no picture", "1 pictures carry an alpha"],
-)  # fmt: skip
-def test_every_quirk_is_reported(folder, quirk):
-    assert sum(found.startswith(quirk) for found in aitex.find_quirks(aitex.scan(folder))) == 1
+    [
+        "0018_00_01.png: malformed",
+        "0044_019_04.png: 2 masks",
+        "0094_027_05.png: 3796 x 256",
+        "0100_025_08.png: no mask",
+        "0106_010_03.png: its mask is empty",
+        "0107_010_03: has a mask but no picture",
+        "1 files carry an alpha channel; ignored: 0003_019_01.png",
+        "1 of 5 masks have grey edges",
+        "Mask_images/notes.txt: not a PNG",
+        "Defect_images/unused/0094_027_05.png: in a folder called unused",
+        "NODefect_images/2608691-202020u/copy/0001_000_01.png: the same name",
+        "0002_000_01.png: lies in another fabric's folder (2311694-2040n7u)",
+        "0005_077_01.png: unknown defect code 077",
+        "0007_000_01.png: lies among the defective",
+    ],
+)
+def test_every_quirk_is_reported(odd_folder, quirk):
+    assert sum(found.startswith(quirk) for found in aitex.find_quirks(aitex.scan(odd_folder))) == 1
+
+
+def test_a_grey_mask_edge_is_cut_at_the_stated_level(odd_folder):
+    assert aitex.read_mask(by_name(aitex.scan(odd_folder))["0003_019_01"]).sum() == 100
+
+
+def test_records_name_their_defect(odd_folder):
+    records = by_name(aitex.scan(odd_folder))
+    assert records["0044_019_04"].defect_name == "fuzzyball" and records["0001_000_01"].defect_name == "no defect"
+    assert records["0005_077_01"].defect_name == "unknown defect"
+
+
+def test_the_real_quirks_are_found(real):
+    """Those of the complete set whose rolls are here (the set's documentation lists none of them)."""
+    present = {record.name for record in real.records}
+    known = {
+        "0018_00_01": "malformed name", "0100_025_08": "no mask", "0106_010_03": "its mask is empty",
+        "0044_019_04": "2 masks", "0097_030_03": "2 masks", "0094_027_05": "3796 x 256",
+    }  # fmt: skip
+    found = aitex.find_quirks(real)
+    for name, words in known.items():
+        if name in present:
+            assert any(quirk.startswith(f"{name}.png") and words in quirk for quirk in found), name
+    assert any("masks have grey edges" in quirk for quirk in found)
 
 
 def test_copies_with_other_folder_names(folder):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from draem_aitex import likeness, loom
-from draem_aitex.aitex import FABRIC_FOLDERS, SIMULATED_MARK, Record, read_image, read_mask, scan, split_records
+from draem_aitex.aitex import FABRIC_FOLDERS, SIMULATED_MARK, Record, read_mask, scan, split_records
 from draem_aitex.errors import InputError
 from draem_aitex.loom_fabrics import WEAVES
+from draem_aitex.pictures import read_image
 
 WIDTH = 1024
 PAIRS = sorted(set(loom.DEFECTIVE_ROLLS))

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,46 @@ def test_maxima_are_the_patches_maxima():
 def test_size_must_be_positive():
     with pytest.raises(InputError, match="size: 0"):
         patch_columns((0, 10), 0)
+
+
+def test_covering_patches_end_with_the_fabric():
+    assert patch_columns((100, 700), 256, remainder="cover") == [100, 356, 444]
+    assert patch_columns((100, 612), 256, remainder="cover") == [100, 356]
+    assert patch_columns((100, 200), 256, remainder="cover") == [100]
+    assert patch_columns((0, 100), 32, 24) == [0, 24, 48]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_any_picture_comes_back_exactly(dtype):
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        height, width, size = rng.integers(1, 90, 3)
+        stride = int(rng.integers(1, size + 1))
+        image = (255 * rng.random((height, width))).astype(dtype)
+        patches, corners = extract_patches(image, None, int(size), stride, remainder="cover")
+        assert patches.shape == (len(corners), size, size)
+        assert np.array_equal(stitch_patches(patches, corners, image.shape), image), (height, width, size, stride)
+
+
+def test_overlaps_are_blended_without_a_seam():
+    """Two patches that disagree by 1: the blend climbs evenly, its steepest step far below the disagreement."""
+    stitched = stitch_patches(np.stack([np.zeros((1, 100)), np.ones((1, 100))]), [(0, 0), (0, 40)], (1, 140))
+    steps = np.diff(stitched[0])
+    assert stitched[0, :40].max() == 0 and stitched[0, 100:].min() == 1
+    assert steps.min() >= 0 and steps.max() < 0.05
+
+
+def test_a_hundred_rolls_in_under_a_second():
+    rolls = [np.zeros((256, 4096), np.uint8) for _ in range(100)]
+    started = time.perf_counter()
+    assert sum(len(extract_patches(roll)[0]) for roll in rolls) == 1600
+    assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [((0,), "size: 0"), ((8, 0), "stride: 0"), ((8, 9, "cover"), "stride: 9"), ((8, 8, "keep"), "remainder: 'keep'")],
+)
+def test_impossible_cuts_are_named(arguments, said):
+    with pytest.raises(InputError, match=said):
+        patch_columns((0, 100), *arguments)

@@ -9,6 +9,7 @@ import tomllib
 import nbformat
 import pytest
 from conftest import ROOT
+from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 NAMES = [
@@ -34,9 +35,10 @@ def test_readme_links_lead_somewhere():
 
 def test_requirements_and_project_agree():
     listed = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    listed = [line for line in listed if line and not line.startswith(("#", "-e"))]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert set(listed) == set(project) | {"pytest", "nbclient", "ruff"}
+    listed = [line.split("#")[0].strip() for line in listed if line and not line.startswith(("#", "-e"))]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = set(project["optional-dependencies"]["download"])
+    assert set(listed) == set(project["dependencies"]) | extra | {"pytest", "nbclient", "ruff"}
 
 
 def test_all_six_are_there():
@@ -81,3 +83,44 @@ def test_a_failing_notebook_fails_the_run(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "FAILED: ValueError: no cloth" in done.stdout
     assert path.read_bytes() == before
+
+
+WRONG = {  # one plausible wrong answer an exercise
+    "02_Data_Preparation": [
+        'flawless_14, defective_14 = "calibration", "development"',
+        "def count_patches(edges, size=256):\n    return -(-(edges[1] - edges[0]) // size)",
+        'def picture_of(mask_name):\n    return mask_name.split("_mask")[0] + ".png"',
+    ],
+}
+
+
+def tagged(notebook, tag):
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_checks_reject_wrong_answers_and_accept_the_solutions(name):
+    lesson = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    solutions = nbformat.read(ROOT / "notebooks/solutions" / f"{name}.ipynb", as_version=4)
+    checks = [cell.source for cell in tagged(lesson, "check")]
+    assert checks == [cell.source for cell in tagged(solutions, "check")] and len(checks) >= 3
+    for cell in tagged(lesson, "check"):
+        assert cell.outputs[0].text.startswith("not yet"), "the lesson leaves them unsolved"
+    cells = tagged(solutions, "setup")
+    for wrong, solution, check in zip(WRONG[name], tagged(solutions, "solution"), checks, strict=True):
+        for answer in (wrong, solution.source):
+            cells += [nbformat.v4.new_code_cell(answer), nbformat.v4.new_code_cell(check)]
+    run = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(run, kernel_name="python3", timeout=300).execute()
+    said = [cell.outputs[0].text for cell in run.cells if cell.source in checks]
+    assert all(text.startswith("not yet") for text in said[::2]), said
+    assert all(text.startswith("right") for text in said[1::2]), said
+
+
+def test_solutions_are_one_clean_run():
+    for path in sorted((ROOT / "notebooks/solutions").glob("*.ipynb")):
+        code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), path.name
+        assert all(
+            cell.outputs[0].text.startswith("right") for cell in code if "check" in cell.metadata.get("tags", [])
+        )

@@ -7,7 +7,7 @@ from draem_aitex import aitex, training
 from draem_aitex.checkpoint import FORMAT, load_checkpoint, load_model, save_checkpoint
 from draem_aitex.errors import InputError
 from draem_aitex.fabric import load_rolls
-from draem_aitex.sampler import CropSampler
+from draem_aitex.sampler import EDGE_SHARE, CropSampler
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,17 @@ def test_crops_do_not_cross_from_roll_to_roll(rolls):
     crops = CropSampler([dark, light], 64)(512, torch.Generator().manual_seed(1))
     spread = crops.amax((1, 2, 3)) - crops.amin((1, 2, 3))
     assert spread.max() == 0 and len(crops.unique()) == 2
+
+
+def test_the_fabrics_first_column_is_seen_often(rolls):
+    """A column that training never shows is an anomaly to the model, and the outermost would never be shown."""
+    columns = torch.arange(rolls[0].image.shape[1]) % 251  # each column has a grey of its own, for 251 columns
+    stamped = dataclasses.replace(rolls[0], image=columns.byte().expand(rolls[0].image.shape).numpy(), edges=(0, 2000))
+    crops = CropSampler([stamped], 64)(4096, torch.Generator().manual_seed(0))
+    first = (crops[:, 0, 0, 0] * 255).round()
+    second = (crops[:, 0, 0, 1] * 255).round()
+    at_edge = (first == 0) & (second == 1)
+    assert abs(at_edge.float().mean() - EDGE_SHARE / 2) < 0.02  # half of them, and a few by chance
 
 
 def test_training_learns(rolls):

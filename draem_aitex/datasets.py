@@ -1,0 +1,91 @@
+"""`Dataset` classes for readers with loaders of their own.
+
+The course keeps all rolls on the device and draws crops there (`sampler.py`); these are for other loops, and for
+pictures that are not AITEX's.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from draem_aitex.aitex import MASK_LEVEL, read_image
+from draem_aitex.errors import InputError
+from draem_aitex.fabric import Roll, fabric_edges
+from draem_aitex.patcher import PATCH, extract_patches
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+UNKNOWN = -1  # label of a patch from a defective picture without a mask
+
+
+class PatchDataset(Dataset):
+    """Patches of rolls, from the first fabric column on.
+
+    rolls: list of `fabric.Roll`; size, stride: pixels; remainder: "drop" or "cover", as in `patcher.patch_columns`.
+
+    An item is a dict: `image` float32 `(1, size, size)` in [0, 1]; `mask` float32 `(1, size, size)` of 0 and 1; `label`
+    1 where the mask has a pixel, 0 where it has none, -1 for a defective roll without a mask; `name` of the roll;
+    `row`, `column` of the patch's upper left pixel.
+    """
+
+    def __init__(self, rolls, size=PATCH, stride=None, remainder="drop"):
+        self.items = []
+        for roll in rolls:
+            patches, corners = extract_patches(roll.image, roll.edges, size, stride, remainder)
+            mask = np.zeros(roll.image.shape, bool) if roll.mask is None else roll.mask
+            masks, _ = extract_patches(mask, roll.edges, size, stride, remainder)
+            judged = roll.defect == "000" or roll.mask is not None
+            for patch, defect, (row, column) in zip(patches, masks, corners, strict=True):
+                self.items.append((patch, defect, int(defect.any()) if judged else UNKNOWN, roll.name, row, column))
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        patch, mask, label, name, row, column = self.items[index]
+        image = torch.from_numpy(patch)[None].float() / 255
+        mask = torch.from_numpy(mask)[None].float()
+        return {"image": image, "mask": mask, "label": label, "name": name, "row": row, "column": column}
+
+
+class FolderDataset(PatchDataset):
+    """Patches of pictures of your own: `root/good`, a few in `root/bad`, their masks, if any, in `root/masks`.
+
+    PNG, JPEG, TIFF or BMP; a mask has its picture's name (with or without `_mask` behind it) and size, and is defect
+    above grey level 127. The loaded pictures are in `.rolls`, as `fabric.Roll` with fabric "own" and defect "000" or
+    "bad", so that training, calibration and evaluation take them too. Patches cover each picture by default.
+
+    Raises `InputError` where there is no good picture, or where a file cannot be used.
+    """
+
+    def __init__(self, root, size=PATCH, stride=None, remainder="cover"):
+        root = Path(root)
+        good = _pictures(root / "good")
+        if not good:
+            raise InputError(f"{root}: no pictures in {root / 'good'}; expected PNG, JPEG, TIFF or BMP; put some there")
+        masks = {path.stem.removesuffix("_mask"): path for path in _pictures(root / "masks")}
+        self.rolls = [_load(path, "000", None) for path in good]
+        self.rolls += [_load(path, "bad", masks.get(path.stem)) for path in _pictures(root / "bad")]
+        super().__init__(self.rolls, size, stride, remainder)
+
+
+def _pictures(folder):
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
+
+
+def _load(path, defect, mask_path):
+    image = read_image(path)
+    try:
+        edges = fabric_edges(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    mask = None
+    if mask_path is not None:
+        mask = read_image(mask_path) > MASK_LEVEL
+        if mask.shape != image.shape:
+            raise InputError(
+                f"{mask_path}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for a picture of {image.shape[1]} x "
+                f"{image.shape[0]} ({path.name}); expected the same size; make the mask anew"
+            )
+    return Roll(path.stem, "own", defect, image, edges, mask)

@@ -1,0 +1,99 @@
+"""Plots: arrays in, a figure out; what it shows is read back from the figure, not only that it exists."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from draem_aitex import plots
+from draem_aitex.errors import InputError
+
+RNG = np.random.default_rng(0)
+ROLL = RNG.integers(60, 120, (256, 1024)).astype(np.uint8)
+MASK = np.zeros(ROLL.shape, bool)
+MASK[100:110, 500:520] = True
+MAP = np.where(MASK, 0.9, 0.05).astype(np.float32)
+CROPS = [RNG.random((64, 64)).astype(np.float32) for _ in range(5)]
+LOG = [
+    {"step": i, "learning_rate": 1e-3, "loss": 1 / i, **dict.fromkeys(("l1", "ssim", "fft", "bce", "focal"), 1 / i)}
+    for i in range(1, 5)
+]
+
+FIGURES = {
+    "rolls": lambda: plots.show_rolls([ROLL, ROLL], ["a", "b"], [(10, 1024), (0, 900)], [MASK, None]),
+    "crops": lambda: plots.show_crops(CROPS, list("abcde"), [c > 0.9 for c in CROPS]),
+    "augmented": lambda: plots.show_augmented(CROPS, CROPS, [c > 0.9 for c in CROPS], list("abcde")),
+    "map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024)),
+    "zoomed map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024), zoom=(400, 700)),
+    "maps compared": lambda: plots.show_maps_compared(ROLL, {"a": MAP, "b": MAP}, MASK, {"a": 0.5, "b": 0.1}),
+    "training": lambda: plots.plot_training(LOG),
+    "training, nothing yet": lambda: plots.plot_training([]),
+    "curves": lambda: plots.plot_roc_pr([True, False, True, False], [0.9, 0.2, 0.4, 0.5], 0.45),
+    "scores": lambda: plots.plot_scores(RNG.random(50), RNG.random(9), 0.8),
+    "losses": lambda: plots.plot_losses_table(["L1", "SSIM"], ["blur", "shift", "dark"], np.ones((3, 2))),
+    "spectrum": lambda: plots.plot_spectrum(ROLL[:, :256]),
+    "defect sizes": lambda: plots.plot_defect_sizes({"nep": [5, 50, 500], "crease": [7]}),
+    "hits": lambda: plots.plot_hits([("nep", 2, 3), ("crease", 0, 0)]),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_draws(name):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=50)
+    picture = cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+    assert picture.std() > 5, "nothing is drawn"
+
+
+def test_a_map_has_one_fixed_scale():
+    """A normal roll must look normal: the colours run from 0 to 1 whatever the map holds."""
+    for level in (1e-3, 0.9):
+        figure = plots.show_map(ROLL, np.full(ROLL.shape, level, np.float32))
+        assert figure.axes[1].images[0].get_clim() == (0, 1)
+
+
+def test_compared_maps_put_every_threshold_at_one_half():
+    figure = plots.show_maps_compared(ROLL, {"a": MAP, "b": 10 * MAP}, thresholds={"a": 0.2, "b": 2.0})
+    first, second = (figure.axes[i].images[0].get_array() for i in (1, 2))
+    assert np.allclose(first, second) and np.isclose(first[0, 0], 0.05 / 0.4)
+
+
+def test_curves_pass_the_operating_point():
+    figure = plots.plot_roc_pr([True, True, False, False], [0.9, 0.4, 0.5, 0.2], threshold=0.45)
+    roc, pr = figure.axes
+    assert [point.tolist() for point in roc.lines[-1].get_data()] == [[0.5], [0.5]]
+    assert [float(value[0]) for value in pr.lines[-1].get_data()] == [0.5, 0.5]
+
+
+def test_loss_curves_are_the_logs():
+    axis = plots.plot_training(LOG).axes[0]
+    assert [line.get_label() for line in axis.lines] == ["l1", "ssim", "fft"]
+    assert axis.lines[0].get_ydata()[-1] == 0.25
+
+
+def test_overlay_reddens_what_scores_and_leaves_the_rest():
+    picture = plots.overlay(ROLL, MAP, 0.5)
+    assert picture.shape == (*ROLL.shape, 3) and picture.dtype == np.uint8
+    inside, outside = picture[105, 510].astype(int), picture[10, 10].astype(int)
+    assert inside[0] > inside[1] + 60 and abs(outside[0] - outside[1]) < 15
+    assert (picture[100, 500] == (41, 182, 246)).all(), "the outline of what passes the threshold"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: plots.show_map(ROLL, MAP[:, :-1]),
+        lambda: plots.show_rolls([ROLL], masks=[MASK[:-1]]),
+        lambda: plots.plot_roc_pr([True, True], [0.1, 0.2]),
+        lambda: plots.plot_losses_table(["L1"], ["blur"], np.ones((2, 2))),
+        lambda: plots.overlay(ROLL, MAP[:-1], 0.5),
+    ],
+)
+def test_bad_shapes_are_named(call):
+    with pytest.raises(InputError, match="expected") as caught:
+        call()
+    assert "\n" not in str(caught.value)
