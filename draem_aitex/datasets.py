@@ -4,11 +4,12 @@ The course keeps all rolls on the device and draws crops there (`sampler.py`); t
 pictures that are not AITEX's.
 """
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from draem_aitex.aitex import MASK_LEVEL, read_image
 from draem_aitex.errors import InputError
@@ -47,6 +48,42 @@ class PatchDataset(Dataset):
         image = torch.from_numpy(patch)[None].float() / 255
         mask = torch.from_numpy(mask)[None].float()
         return {"image": image, "mask": mask, "label": label, "name": name, "row": row, "column": column}
+
+
+@dataclass(frozen=True)
+class OpenSetSplit:
+    """Patches by use: flawless ones to train on, the few defects shown in training, and all others to test on."""
+
+    train: Subset
+    shots: Subset
+    test: Subset
+
+
+def open_set_split(rolls, shots=0, seed=0, size=PATCH):
+    """The open-set literature's protocol, a second split beside `aitex.split_records`, to compare with its figures.
+
+    Patches of the whole picture, backlight and machine bed included, are split at random: three quarters of those of
+    defect-free rolls train, the others test, with every patch that has a mask pixel except the `shots` shown in
+    training. It is optimistic: patches of one roll stand on both sides. So it publishes nothing of this course.
+
+    rolls: list of `fabric.Roll`; shots: 0, 1 or 10 in the literature; seed: of the draw. Returns an `OpenSetSplit`.
+    Raises `InputError` where there are fewer defective patches than shots.
+
+    Source: Ding, Pang and Shen, "Catching both gray and black swans", CVPR 2022, section 4; which patches fell where
+    is not published there, so figures compare in the protocol, not patch by patch.
+    """
+    whole = [replace(roll, edges=(0, roll.image.shape[1])) for roll in rolls]
+    patches = PatchDataset(whole, size)
+    flawless = {roll.name for roll in rolls if roll.defect == "000"}
+    normal = [index for index, item in enumerate(patches.items) if item[3] in flawless]
+    defective = [index for index, item in enumerate(patches.items) if item[2] == 1]
+    if not 0 <= shots <= len(defective):
+        raise InputError(f"shots={shots}: the rolls have {len(defective)} defective patches; ask for 0 to that many")
+    generator = np.random.default_rng(seed)
+    normal, defective = generator.permutation(normal).tolist(), generator.permutation(defective).tolist()
+    count = round(0.75 * len(normal))
+    test = normal[count:] + defective[shots:]
+    return OpenSetSplit(Subset(patches, normal[:count]), Subset(patches, defective[:shots]), Subset(patches, test))
 
 
 class FolderDataset(PatchDataset):

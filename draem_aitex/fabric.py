@@ -7,6 +7,7 @@ selvage" is a defect of it.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -17,14 +18,20 @@ from draem_aitex.errors import InputError
 WINDOW = 25  # columns over which the weave is looked for
 STEP_REACH = 96  # columns compared before and behind an edge
 MINIMUM_STEP = 0.7  # log10: the weave is five times stronger behind an edge
-SELVEDGE = 128  # columns; the widest selvedge in AITEX is about 90
+SELVEDGE = 112  # columns; the widest selvedge in AITEX is about 105
+STRIP, STRIDE = 24, 4  # columns of a strip whose weave is looked at, and from one strip to the next
+SELVEDGE_STEP = 0.4  # of log distance to the ground weave; AITEX's selvedges have 0.49 to 1.1, cloth without one 0.25
+EDGE_REACH = 128  # columns from the weave back to its edge, over the selvedge
 BACKLIGHT = 240  # grey level; the backlight saturates at 255
 BRIGHT_SHARE = 0.08  # of a column's pixels; the bright line slants a little, so no column holds all of it
 
 
 @dataclass(frozen=True)
 class Roll:
-    """A loaded roll: picture uint8 `(H, W)`, fabric edges (columns, half open), mask bool `(H, W)` or None."""
+    """A loaded roll: picture uint8 `(H, W)`, fabric edges (columns, half open), mask bool `(H, W)` or None.
+
+    `selvedges` are the parts of the fabric that are its border, see `find_selvedges`; looked for on first use.
+    """
 
     name: str
     fabric: str
@@ -32,6 +39,10 @@ class Roll:
     image: np.ndarray
     edges: tuple[int, int]
     mask: np.ndarray | None
+
+    @cached_property
+    def selvedges(self):
+        return find_selvedges(self.image, self.edges)
 
 
 def load_roll(record):
@@ -74,6 +85,44 @@ def fabric_edges(image):
     return start, len(weave) - _selvedge_start(image[:, ::-1], _weave_onset(weave[::-1]))
 
 
+def find_selvedges(image, edges):
+    """The fabric's woven borders: columns `((start, end), (start, end))` at the left and the right, half open.
+
+    A selvedge is woven otherwise than the ground, so the two-dimensional spectrum of a strip of it is far from that of
+    the ground. It ends where that distance makes its largest step. Empty (start equal to end) where the picture does
+    not show the fabric's edge, or where the border is woven like the ground, as on AITEX's fabric 01.
+
+    image: uint8 `(H, W)`; edges: columns from `fabric_edges`.
+    """
+    start, end = edges
+    cloth = image[:, start:end].astype(np.float32)
+    left = _selvedge_width(cloth) if start > 0 else 0
+    right = _selvedge_width(cloth[:, ::-1]) if end < image.shape[1] else 0
+    return (start, start + left), (end - right, end)
+
+
+def _selvedge_width(cloth):
+    reach = 4 * SELVEDGE  # the ground is measured behind the widest selvedge
+    if cloth.shape[1] < reach or cloth.shape[0] < 32:
+        return 0
+    strips = np.lib.stride_tricks.sliding_window_view(cloth[:, : 3 * reach], STRIP, axis=1)[:, ::STRIDE]
+    strips = strips.transpose(1, 0, 2) - strips.mean((0, 2))[:, None, None]
+    window = np.outer(np.hanning(cloth.shape[0]), np.hanning(STRIP)).astype(np.float32)
+    power = np.abs(np.fft.rfft2(strips * window)) ** 2
+    power = np.stack([cv2.blur(one.astype(np.float32), (1, 5)) for one in power])[:, 4:-4]  # without slow tone
+    spectra = np.log(power + power.mean())  # the mean: frequencies without power must not count
+    middles = STRIDE * np.arange(len(spectra)) + STRIP // 2
+    ground = middles > 2 * SELVEDGE
+    distance = np.log(np.sqrt(((spectra - np.median(spectra[ground], axis=0)) ** 2).mean((1, 2))) + 1e-6)
+    steps = {}
+    for width in middles[(middles >= STRIP) & (middles <= SELVEDGE)]:
+        behind = distance[(middles > width) & (middles < width + 96)]
+        trust = np.sqrt(width / (width + STRIP))  # few strips are more often far by chance
+        steps[int(width)] = (distance[middles < width].mean() - behind.mean()) * trust
+    width = max(steps, key=steps.get)
+    return width if steps[width] > SELVEDGE_STEP else 0
+
+
 def _weave(image, dark):
     """How much weave each column has: float32 `(W,)`, log10, 0 for the cloth's typical column, -3 for none.
 
@@ -102,7 +151,7 @@ def _smooth(profile):
 
 def _selvedge_start(image, start):
     """Go back from the weave over the selvedge: it begins behind the backlight or the bright line of the edge."""
-    left = max(0, start - SELVEDGE)
+    left = max(0, start - EDGE_REACH)
     columns = image[:, left : start + WINDOW]
     bright = (columns >= BACKLIGHT).mean(axis=0) > BRIGHT_SHARE
     return int(left + np.flatnonzero(bright)[-1] + 1) if bright.any() else start

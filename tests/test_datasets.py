@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from draem_aitex import aitex, loom
-from draem_aitex.datasets import FolderDataset, PatchDataset
+from draem_aitex.datasets import FolderDataset, PatchDataset, open_set_split
 from draem_aitex.errors import InputError
 from draem_aitex.fabric import load_rolls
 
@@ -44,6 +44,30 @@ def test_a_loader_batches_them(rolls):
     batch = next(iter(DataLoader(PatchDataset(rolls, 64, 32), batch_size=5, generator=torch.Generator())))
     assert batch["image"].shape == batch["mask"].shape == (5, 1, 64, 64) and batch["image"].dtype == torch.float32
     assert 0 <= batch["image"].min() and batch["image"].max() <= 1 and len(batch["name"]) == 5
+
+
+def places(subset):
+    return {(subset.dataset.items[index][3:]) for index in subset.indices}
+
+
+@pytest.mark.parametrize("shots", [0, 1])
+def test_open_set_split(rolls, shots):
+    split = open_set_split(rolls, shots)
+    train, shown, test = places(split.train), places(split.shots), places(split.test)
+    assert not train & test and not train & shown and not shown & test
+    normal = [roll for roll in rolls if roll.defect == "000"]
+    assert len(train) == round(0.75 * sum(roll.image.shape[1] // 256 for roll in normal))  # the backlight is in
+    assert {name for name, *_ in train} <= {roll.name for roll in normal}
+    assert all(item["label"] == 1 for item in split.shots) and len(shown) == shots
+    labels = [item["label"] for item in split.test]
+    defective = sum(item["label"] == 1 for item in split.test.dataset)
+    assert sum(labels) == defective - shots and set(labels) == {0, 1}
+    assert places(open_set_split(rolls, shots).train) == train != places(open_set_split(rolls, shots, seed=1).train)
+
+
+def test_more_shots_than_defects(rolls):
+    with pytest.raises(InputError, match="shots=1000: the rolls have .* defective patches; ask for"):
+        open_set_split(rolls, 1000)
 
 
 def test_a_folder_of_ones_own(folder):
