@@ -22,7 +22,7 @@ from draem_aitex.loom_cloth import EDGE_REACH, ROLL_HEIGHT, ROLL_WIDTH, Change, 
 from draem_aitex.loom_defects import MAKERS
 from draem_aitex.loom_fabrics import FABRICS
 
-LOOM_VERSION = 5  # raise it with every change of the pictures: an older folder is then made anew
+LOOM_VERSION = 6  # raise it with every change of the pictures: an older folder is then made anew
 SET_WIDTH = ROLL_WIDTH  # px, of the rolls of a set
 DEFAULT_FOLDER = Path(__file__).parent.parent / "data" / "simulated"
 MASK_LEVEL = 6.0  # grey levels; a pixel that a defect changes by more belongs to its mask

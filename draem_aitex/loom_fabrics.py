@@ -81,7 +81,7 @@ FABRICS = {
         strengths={(1, 1): 0.269, (-1, 1): 0.214, (2, 0): 0.185, (0, 2): 0.106},
         shading=0.6, warp_tone=0.8, weft_tone=1.15, irregularity=(0.069, 0.084), mottle=0.061, wander=1.12,
         flicker=0.012,
-        start=(1131, 1238), machine_bed=False, selvedge=44, selvedge_weave=WEAVES["plain"], selvedge_density=1.4,
+        start=(1131, 1238), machine_bed=False, selvedge=54, selvedge_weave=WEAVES["plain"], selvedge_density=1.4,
         selvedge_bands=(1.1, 1.06, 1.02, 0.92), falloff=(0.1, 0.03),
     ),
     "01": LoomFabric(
@@ -99,7 +99,7 @@ FABRICS = {
         strengths={(-1, 1): 0.364, (1, 0): 0.026, (3, 1): 0.164, (0, 1): 0.023, (2, 2): 0.165},
         shading=0.6, warp_tone=1.1, weft_tone=0.78, irregularity=(0.043, 0.096), mottle=0.063, wander=1.01,
         flicker=0.029,
-        start=(239, 252), machine_bed=False, selvedge=68, selvedge_weave=WEAVES["rib"], selvedge_density=1.0,
+        start=(239, 252), machine_bed=False, selvedge=78, selvedge_weave=WEAVES["rib"], selvedge_density=1.0,
         selvedge_bands=(1.3, 0.8, 0.74, 1.22, 0.84, 0.83, 0.86), falloff=(0.02, 0.05),
     ),
     "03": LoomFabric(
@@ -108,7 +108,7 @@ FABRICS = {
         strengths={(1, 1): 0.443, (-1, 1): 0.32, (2, 0): 0.195, (0, 2): 0.108},
         shading=0.6, warp_tone=0.8, weft_tone=1.15, irregularity=(0.045, 0.055), mottle=0.04, wander=1.44,
         flicker=0.034,
-        start=(1025, 1069), machine_bed=False, selvedge=58, selvedge_weave=WEAVES["plain"], selvedge_density=1.35,
+        start=(1025, 1069), machine_bed=False, selvedge=90, selvedge_weave=WEAVES["plain"], selvedge_density=1.35,
         selvedge_bands=(1.22, 1.45, 1.15, 1.1, 1.08), falloff=(-0.06, 0.04),
     ),
     "04": LoomFabric(
@@ -130,7 +130,7 @@ FABRICS = {
         strengths={(-1, 1): 0.206, (2, 2): 0.2, (1, 0): 0.012, (3, 1): 0.07},
         shading=0.6, warp_tone=1.1, weft_tone=0.78, irregularity=(0.049, 0.109), mottle=0.072, wander=0.86,
         flicker=0.047,
-        start=(200, 223), machine_bed=False, selvedge=58, selvedge_weave=WEAVES["rib"], selvedge_density=1.0,
+        start=(200, 223), machine_bed=False, selvedge=62, selvedge_weave=WEAVES["rib"], selvedge_density=1.0,
         selvedge_bands=(1.11, 1.09, 1.15, 1.1), falloff=(-0.02, 0.0),
     ),
     "06": LoomFabric(

@@ -90,6 +90,15 @@ def test_real_selvedges(real):
     assert np.median(widths["01"]) == 0  # woven like the ground
 
 
+@pytest.mark.parametrize("code", sorted(loom.FABRICS))
+def test_simulated_selvedges_are_found_as_wide_as_woven(code):
+    for seed in range(3):
+        roll = loom.simulate_roll_parts(code, "019", generator=np.random.default_rng(seed))
+        (start, end), right = find_selvedges(roll.image, fabric_edges(roll.image))
+        assert abs(end - roll.start - loom.FABRICS[code].selvedge) <= 8, (start, end, roll.start)
+        assert right == (4096, 4096)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_selvedge_of_another_weave(side):
     """Ground and border of two gratings: the border's end is found within a strip, mirrored too."""
