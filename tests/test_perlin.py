@@ -8,6 +8,10 @@ from draem_aitex.errors import InputError
 from draem_aitex.perlin import perlin_noise
 
 
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 def reference(shape, counts, angles):
     """Gradient noise for one sample, pixel by pixel, from Perlin's description."""
     picture = np.zeros(shape)
@@ -27,25 +31,37 @@ def reference(shape, counts, angles):
     return picture
 
 
-def test_values_against_the_reference():
+@pytest.mark.parametrize("finest", [None, 7, 12])
+def test_values_against_the_reference(finest):
+    """Counts that are no powers of two, and that do not divide the size; one lattice a sample."""
     lattice = torch.tensor([[3, 5], [1, 2], [7, 7]])
-    noise = perlin_noise((20, 31), lattice, torch.Generator().manual_seed(3))
-    angles = 2 * math.pi * torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(3)).double().numpy()
+    noise = perlin_noise((20, 31), lattice, seeded(3), finest)
+    points = (finest or 7) + 1
+    angles = 2 * math.pi * torch.rand(3, points, points, generator=seeded(3)).double().numpy()
     for sample, counts in enumerate(lattice.tolist()):
         assert np.abs(noise[sample].numpy() - reference((20, 31), counts, angles[sample])).max() < 1e-5
 
 
 def test_zero_on_the_lattice_and_bounded():
-    noise = perlin_noise((64, 64), torch.full((8, 2), 8), torch.Generator().manual_seed(0))
-    assert noise[:, ::8, ::8].abs().max() == 0
+    noise = perlin_noise((64, 64), torch.full((8, 2), 8), seeded())
+    assert noise[:, ::8, ::8].abs().max() < 1e-6
     assert noise.abs().max() <= math.sqrt(0.5) and noise.std() > 0.15
 
 
 def test_more_cells_are_finer():
-    coarse, fine = perlin_noise((128, 128), torch.tensor([[2, 2], [32, 32]]), torch.Generator().manual_seed(0))
+    coarse, fine = perlin_noise((128, 128), torch.tensor([[2, 2], [32, 32]]), seeded())
     assert fine.diff(dim=1).abs().mean() > 4 * coarse.diff(dim=1).abs().mean()
 
 
-def test_bad_lattice():
+def test_one_cell_a_pixel_is_the_finest():
+    assert perlin_noise((8, 16), torch.tensor([[8, 16]]), seeded()).abs().max() < 1e-5, "a lattice point on each pixel"
+    with pytest.raises(InputError, match="9 cells along 8 pixels is finer than the picture; expected at most 8"):
+        perlin_noise((8, 16), torch.tensor([[9, 2]]), seeded())
+
+
+@pytest.mark.parametrize(
+    "lattice", [torch.tensor([[0, 2]]), torch.tensor([1, 2]), torch.tensor([[1.0, 2.0]]), torch.ones(1, 3, dtype=int)]
+)
+def test_bad_lattice(lattice):
     with pytest.raises(InputError, match="lattice"):
-        perlin_noise((8, 8), torch.tensor([[0, 2]]))
+        perlin_noise((8, 8), lattice, seeded())

@@ -1,0 +1,154 @@
+"""What each group of kinds teaches: equal minutes of training, several seeds, judged on development rolls.
+
+    python benchmarks/ablation.py --data data/aitex
+
+Each of five groups of kinds trains the `compact` networks for three minutes with three seeds. The threshold comes from
+the calibration rolls, for 1 % of flawless patches called falsely; recalls are those of development rolls' patches, so
+that the test rolls stay untouched by any choice made from the table. Every finished run is written to the record;
+called again, the script goes on where it stopped. The last line is one JSON object with the groups' means.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from record import circumstances, write
+
+from draem_aitex import aitex, fabric, metrics
+from draem_aitex.augmenter import AugmenterConfig
+from draem_aitex.errors import InputError
+from draem_aitex.inference import DraemDetector, fabric_levels
+from draem_aitex.patcher import patch_maxima
+from draem_aitex.training import TrainConfig, train
+
+SMALL = 100  # mask pixels; patches with fewer are counted by themselves
+BROKEN_PICK = "010"
+RECORD = Path(__file__).parent / "results" / "ablation.json"
+
+
+def groups():
+    """Name to weights: the published idea, with its successor, and the default mix whole, without slip, without small
+    things."""
+    mix = AugmenterConfig().weights
+
+    def without(*kinds):
+        return {kind: weight for kind, weight in mix.items() if kind not in kinds}
+
+    return {
+        "default mix": mix,
+        "default without slip": without("slip"),
+        "default without spot and thread": without("spot", "thread"),
+        "perlin_texture": {"perlin_texture": 1.0},
+        "perlin_texture and cut_paste": {"perlin_texture": 1.0, "cut_paste": 0.5, "cut_paste_scar": 0.5},
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("AITEX_DIR"), help="AITEX folder (or AITEX_DIR)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="of training a run (default: 3)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--record", type=Path, default=RECORD, help=f"default: {RECORD.name} in benchmarks/results")
+    options = parser.parse_args()
+    try:
+        if options.data is None:
+            raise InputError("--data: not given and AITEX_DIR not set; expected an AITEX folder; give one")
+        record = run_all(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    table = means(record["runs"])
+    print_table(table, record)
+    print(json.dumps(table))
+    return 0
+
+
+def run_all(options):
+    """Do the runs that the record lacks; returns the record."""
+    collection = aitex.scan(options.data)
+    split = aitex.split_records(collection.records)
+    wanted = {"source": collection.source, "minutes": options.minutes, "groups": groups()}
+    record = open_record(options.record, wanted)
+    done = {(run["group"], run["seed"]) for run in record["runs"]}
+    todo = [(name, seed) for seed in options.seeds for name in groups() if (name, seed) not in done]
+    if todo:
+        train_rolls, calibration, development = map(
+            fabric.load_rolls, (split.train, split.calibration, split.development)
+        )
+    for name, seed in todo:
+        config = TrainConfig(minutes=options.minutes, seed=seed, augmenter=AugmenterConfig(weights=groups()[name]))
+        result = train(train_rolls, config, quiet=not sys.stderr.isatty())
+        if not result.finished:
+            raise InputError(f"{name}, seed {seed}: interrupted; its run is not recorded; call again to go on")
+        run = {"group": name, "seed": seed, "steps": result.steps, **judge(result.model, calibration, development)}
+        record["runs"].append(run)
+        write(options.record, record)
+        print({key: round(value, 3) if isinstance(value, float) else value for key, value in run.items()}, flush=True)
+    return record
+
+
+def judge(model, calibration, development):
+    """Figures of one model on the development rolls' patches."""
+    detector = DraemDetector(model, fabric_levels(model, calibration))
+    thresholds = {rate: metrics.calibrate(detector, calibration, rate).value for rate in (0.01, 0.05)}
+    scores, sizes, picks = [], [], []
+    for roll in development:
+        if roll.mask is None or not roll.mask.any():
+            continue
+        scores.append(patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges))
+        sizes.append(patch_sums(roll.mask, roll.edges))
+        picks.append(np.full(len(scores[-1]), roll.defect == BROKEN_PICK))
+    scores, sizes, picks = map(np.concatenate, (scores, sizes, picks))
+    flawless = sizes == 0
+    parts = {"all": ~flawless, "small": ~flawless & (sizes < SMALL), "broken_pick": ~flawless & picks}
+    figures = {"flawless_patches": int(flawless.sum())}
+    for part, positive in parts.items():
+        figures[f"{part}_patches"] = int(positive.sum())
+        judged = flawless | positive
+        figures[f"{part}_auroc"] = metrics.auroc(positive[judged], scores[judged])
+        for rate, threshold in thresholds.items():
+            figures[f"{part}_recall_at_{rate:.0%}"] = float((scores[positive] > threshold).mean())
+    for rate, threshold in thresholds.items():
+        figures[f"false_alarms_at_{rate:.0%}"] = int((scores[flawless] > threshold).sum())
+    return figures
+
+
+def patch_sums(mask, edges, size=256):
+    """Mask pixels of each patch of a roll."""
+    return np.array([mask[:, x : x + size].sum() for x in range(edges[0], edges[1] - size + 1, size)])
+
+
+def open_record(path, wanted):
+    """The record so far; refuses to mix runs of another protocol."""
+    if not path.exists():
+        return {**circumstances("python benchmarks/ablation.py"), **wanted, "runs": []}
+    record = json.loads(path.read_text())
+    for name, value in wanted.items():
+        if record.get(name) != value:
+            raise InputError(f"{path}: holds runs with other {name}; give another --record, or move that file away")
+    return record
+
+
+def means(runs):
+    """Group to the means of its runs' figures, and how many runs they are of."""
+    table = {}
+    for name in dict.fromkeys(run["group"] for run in runs):
+        of_group = [run for run in runs if run["group"] == name]
+        keys = [key for key in of_group[0] if key not in ("group", "seed")]
+        table[name] = {"runs": len(of_group)} | {key: float(np.mean([run[key] for run in of_group])) for key in keys}
+    return table
+
+
+def print_table(table, record):
+    columns = ("all_auroc", "all_recall_at_1%", "small_recall_at_1%", "broken_pick_recall_at_1%", "broken_pick_auroc")
+    print(f"{record['source']}, {record['minutes']:g} minutes a run, {record['date']}, {record['machine']}")
+    print(f"{'group':33}" + "".join(f"{column:>26}" for column in ("runs", *columns)))
+    for name, row in table.items():
+        print(f"{name:33}{row['runs']:26}" + "".join(f"{row[column]:26.3f}" for column in columns))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""How fast defects are made: crops a second, sampling included, beside the authors' Perlin noise alone.
+
+    python benchmarks/augmenter.py [--peer DIR]
+
+DIR is a checkout of VitjanZ/DRAEM. Of its generator the noise function imports without imgaug, which no longer installs
+beside today's NumPy; only that is timed, on 256 x 256 pixels as there, and the rest of its generator counts as free.
+Simulated fabric, crops of 128 x 128, medians of several runs taken in turn. The last line is one JSON object; a record
+is written with --record FILE.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from record import circumstances, write
+
+from draem_aitex import aitex, fabric, loom
+from draem_aitex.augmenter import Augmenter
+from draem_aitex.errors import InputError
+from draem_aitex.perlin import perlin_noise
+from draem_aitex.sampler import CropSampler
+from draem_aitex.training import TrainConfig, Trainer
+
+CROP, PEER_SIZE = 128, 256  # pixels
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, metavar="DIR", help="a checkout of VitjanZ/DRAEM")
+    parser.add_argument("--batch", type=int, default=128, help="crops made at once (default: 128)")
+    parser.add_argument("--runs", type=int, default=15, help="runs whose median counts (default: 15)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result there as well")
+    options = parser.parse_args()
+    try:
+        result = measure(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.record is not None:
+        write(options.record, {**circumstances("python " + " ".join(sys.argv)), **result})
+    print(json.dumps(result))
+    return 0
+
+
+def measure(options):
+    if min(options.batch, options.runs) < 1:
+        raise InputError(f"--batch {options.batch} --runs {options.runs}: expected 1 or more")
+    device = torch.device(options.device)
+    peer = load_peer(options.peer) if options.peer else None
+    rolls = fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
+    generator = torch.Generator(device).manual_seed(0)
+    sampler, augmenter = CropSampler(rolls, CROP, device), Augmenter()
+    trainer = Trainer(rolls, TrainConfig(steps=10_000), device)
+    size = trainer.config.batch
+    lattices = 2 ** torch.randint(0, 6, (32, 2), generator=torch.Generator().manual_seed(0))
+    tasks = {
+        "mix": lambda: augmenter(sampler(options.batch, generator), generator),
+        "mix_at_training_batch": lambda: augmenter(sampler(size, generator), generator),
+        "training_step": trainer.step,
+        "perlin": lambda: perlin_noise((PEER_SIZE, PEER_SIZE), lattices.to(device), generator, 32),
+    }
+    if peer is not None:
+        tasks["peer_perlin"] = lambda: [peer((PEER_SIZE, PEER_SIZE), pair) for pair in lattices.tolist()]
+    seconds = medians(tasks, options.runs, device)
+    crops = options.batch / seconds["mix"]
+    result = {
+        "crops_per_s": crops,
+        "pixels_per_s": crops * CROP**2,
+        "batch": options.batch,
+        "share_of_a_training_step": seconds["mix_at_training_batch"] / seconds["training_step"],
+        "perlin_pixels_per_s": len(lattices) * PEER_SIZE**2 / seconds["perlin"],
+        "peer_perlin_pixels_per_s": None,
+        "pixels_per_s_ratio": None,
+    }
+    if peer is not None:
+        result["peer_perlin_pixels_per_s"] = len(lattices) * PEER_SIZE**2 / seconds["peer_perlin"]
+        result["pixels_per_s_ratio"] = result["pixels_per_s"] / result["peer_perlin_pixels_per_s"]
+    print(f"simulated fabric, {device}, medians of {options.runs} runs in turn")
+    print(
+        f"default mix, sampling included: {crops:,.0f} crops of {CROP} x {CROP} a second in batches of {options.batch}"
+    )
+    print(f"its share of a training step of {size} crops: {result['share_of_a_training_step']:.1%}")
+    return result
+
+
+def medians(tasks, runs, device):
+    """Median seconds of each task; the tasks take turns, so that a slow moment of the machine meets all of them."""
+    times = {name: [] for name in tasks}
+    for run in range(runs + 2):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if run >= 2:  # the first two warm up
+                times[name].append(time.perf_counter() - started)
+    return {name: float(np.median(taken)) for name, taken in times.items()}
+
+
+def load_peer(folder):
+    """The peer's noise function, and a line about what of its generator can be timed."""
+    path = folder / "perlin.py"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected --peer to be a checkout of VitjanZ/DRAEM")
+    spec = importlib.util.spec_from_file_location("peer_perlin", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    print(f"peer: rand_perlin_2d_np of {path.name} is timed; data_loader.py is not, it needs imgaug")
+    return module.rand_perlin_2d_np
+
+
+if __name__ == "__main__":
+    sys.exit(main())

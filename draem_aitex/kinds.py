@@ -1,0 +1,287 @@
+"""Nine kinds of made-up defects, each a plain function over a whole batch.
+
+The published generator (DRAEM, section 3.3) pastes a foreign texture where Perlin noise passes a threshold; its masks
+have a median of 3,500 pixels, AITEX's defects one of 95 a roll. So sizes here are log-uniform from 8 px up, and beside
+Perlin texture and cut-paste (Li et al., CVPR 2021) there are kinds that woven cloth suggests: threads, spots, creases,
+holes, and slips of the weave that no paint can imitate.
+
+A kind is a function `(images, fabric, severity, generator) -> (corrupted, masks)`:
+
+- images, corrupted: float32 `(B, C, H, W)` in [0, 1], any C
+- fabric: float32 `(B, 1, H, W)` of 0 and 1, where there is cloth
+- severity: float32 `(B,)` in [0, 1], from hardly visible to plain; what it drives stands in each kind's docstring
+- generator: `torch.Generator` on the images' device
+- masks: float32 `(B, 1, H, W)` of 0 and 1, where threads or tone were changed, as bands rather than combs: gaps
+  narrower than a thread's pitch are closed
+
+`@kind` registers it under its name in `KINDS`, checks its arguments, and keeps its promises for it: nothing changes
+off the fabric, values stay in [0, 1], and a sample is either corrupted, with a mask of 4 px or more, or untouched to
+the bit, with an empty one. A kind of one's own is a function under that one line. A kind with a fifth parameter
+`foreign` is given the batch moved on by one sample: cloth of other pictures.
+"""
+
+import inspect
+import math
+from functools import wraps
+
+import torch
+from torch.nn import functional as F
+
+from draem_aitex import geometry
+from draem_aitex.errors import InputError
+from draem_aitex.perlin import perlin_noise
+
+SMALLEST, LARGEST = 8, 6000  # pixels of area
+PITCH = 9  # pixels from thread to thread; AITEX's fabrics have 7 to 10
+MINIMUM_MASK = 4  # pixels
+TILE = 16  # pixels; the size of the pieces in which a patch is permuted
+KINDS = {}
+
+
+def kind(function):
+    """Register a kind of defect under its function's name, see the head of this module."""
+    takes_foreign = "foreign" in inspect.signature(function).parameters
+
+    def unchecked(images, fabric, severity, generator, foreign=None):
+        severity = severity[:, None, None, None]
+        more = (images.roll(1, 0) if foreign is None else foreign,) if takes_foreign else ()
+        corrupted, masks = function(images, fabric, severity, generator, *more)
+        masks = masks * fabric
+        kept = (masks.sum((1, 2, 3), keepdim=True) >= MINIMUM_MASK).float()
+        return torch.lerp(images, corrupted.clamp(0, 1), fabric * kept), masks * kept
+
+    @wraps(function)
+    def checked(images, fabric, severity, generator, **foreign):
+        check_images(images, fabric, generator)
+        check_unit(images, "images")
+        if severity.shape != (len(images),):
+            raise InputError(f"severity: shape {tuple(severity.shape)}; expected ({len(images)},), one a sample")
+        check_unit(severity, "severity")
+        return unchecked(images, fabric, severity, generator, **foreign)
+
+    checked.unchecked, checked.takes_foreign = unchecked, takes_foreign
+    KINDS[function.__name__] = checked
+    return checked
+
+
+def check_images(images, fabric, generator):
+    """Raise `InputError` for shapes and types that no kind can take; looks at no value."""
+    if images.ndim != 4 or images.dtype != torch.float32 or 0 in images.shape:
+        raise InputError(f"images: {images.dtype} of shape {tuple(images.shape)}; expected float32 (B, C, H, W)")
+    wanted = (len(images), 1, *images.shape[2:])
+    if tuple(fabric.shape) != wanted or fabric.dtype != torch.float32:
+        raise InputError(
+            f"fabric: {fabric.dtype} of shape {tuple(fabric.shape)}; expected float32 {wanted}, 1 on cloth and 0 off it"
+        )
+    if not isinstance(generator, torch.Generator) or generator.device.type != images.device.type:
+        found = generator.device if isinstance(generator, torch.Generator) else repr(generator)
+        raise InputError(
+            f"generator: {found}; expected a torch.Generator on {images.device.type}, where the images are"
+        )
+
+
+def check_unit(values, name):
+    """Raise `InputError` for values outside [0, 1] or not a number. On CUDA this waits for the device."""
+    low, high = (float(bound) for bound in values.aminmax())
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"{name}: values from {low:g} to {high:g}; expected 0 to 1; scale them first")
+
+
+@kind
+def perlin_texture(images, fabric, severity, generator, foreign):
+    """A texture where Perlin noise passes a threshold (DRAEM section 3.3), inside a blob of log-uniform area.
+
+    Texture, a third of the samples each: other cloth, turned by 90 degrees; procedural noise; the patch itself, cut in
+    tiles and permuted (MemSeg's idea). Severity is the opacity, 0.15 to 1: the paper draws it from 0.1 to 1, its code
+    from 0.2 to 1.
+    """
+    shape = images.shape[-2:]
+    noise = perlin_noise(shape, *_lattice_first(images, 2, 32, generator))[:, None]
+    passed = (noise > geometry.uniform(images, -0.1, 0.15, generator)).float()
+    inside = (geometry.draw_blob(fabric, SMALLEST, LARGEST, 3, generator).squared < 1).float()
+    other = foreign.flip(-1)
+    other = (other.mT if shape[0] == shape[1] else other) * geometry.uniform(images, 0.6, 1.5, generator)
+    grain = perlin_noise(shape, *_lattice_first(images, 8, 32, generator))[:, None]
+    procedural = geometry.uniform(images, 0.1, 0.9, generator) + grain * geometry.uniform(images, 0.1, 1, generator)
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+    first, second = (chosen < 1 / 3).float(), (chosen < 2 / 3).float()
+    texture = first * other + (second - first) * procedural + (1 - second) * _permuted(images, generator)
+    masks = geometry.close_gaps(passed * inside, PITCH)
+    return torch.lerp(images, texture.clamp(0, 1), masks * (0.15 + 0.85 * severity)), masks
+
+
+@kind
+def cut_paste(images, fabric, severity, generator):
+    """A stout rectangle filled with cloth from elsewhere in the picture, turned and slightly toned.
+
+    After CutPaste (Li et al., CVPR 2021, section 2.2). Severity drives the angle by which the cloth is turned, 5 to 90
+    degrees, and its change of tone, up to 1.5 standard deviations of the cloth.
+    """
+    return _pasted(images, severity, generator, *geometry.draw_box(fabric, SMALLEST, LARGEST, (1, 3), generator))
+
+
+@kind
+def cut_paste_scar(images, fabric, severity, generator):
+    """`cut_paste` in its second form: a scar, 6 to 30 times as long as it is broad (CutPaste, section 2.2)."""
+    return _pasted(
+        images, severity, generator, *geometry.draw_box(fabric, 4 * SMALLEST, LARGEST / 6, (6, 30), generator)
+    )
+
+
+@kind
+def thread(images, fabric, severity, generator):
+    """A thread too thin, too thick or missing, or a foreign one, along warp, weft or a curve.
+
+    Half breadth 0.7 to 3.5 px, 10 px to all of the crop long. Too thin or thick is a change of tone; where it is
+    missing (a third of the samples) the weave under it is gone as well. Severity is the contrast, 0.7 to 6 standard
+    deviations of the cloth, darker or lighter, and how much of the weave is gone.
+    """
+    line = geometry.draw_line(fabric, 10, 3, generator, free=0.3)
+    half = geometry.log_uniform(images, 0.7, 3.5, generator)
+    turns = torch.sin(
+        line.along * (2 * math.pi / geometry.log_uniform(images, 6, 60, generator))
+    )  # of the yarn's twist
+    profile = geometry.bell(line.distance / half).mul_(line.window)
+    gone = geometry.coin(images, 1 / 3, generator) * (0.4 + 0.6 * severity) * profile
+    flat = images.mean((1, 2, 3), keepdim=True) - images
+    tone = _contrast(images, severity, generator) * profile * (1 + 0.4 * turns)
+    masks = ((line.distance.abs() < 1.2 * half.clamp_min(1)).float()).mul_((line.window > 0.5).float())
+    return images + gone * flat + tone, masks
+
+
+@kind
+def slip(images, fabric, severity, generator):
+    """Threads displaced across a wandering line along weft or warp: nothing is painted, only the weave moves.
+
+    What a broken pick is: of a thread that is gone, its neighbours close the gap, and from there on the weave is out
+    of step. The two sides move apart or together by 0.5 to 8 px in all (severity, log scale; a pitch is 7 to 10),
+    within 0.3 to 3 px of the line, and the move lasts or fades with the distance. In a quarter of the samples the gap
+    stays open, a thin dark or light line. The mask is a band of 3 px to each side of the line: what lies behind it is
+    moved but flawless.
+    """
+    line = geometry.draw_line(fabric, 24, 6, generator)
+    amount = 0.5 * (8 / 0.5) ** severity * geometry.sign(images, generator)
+    step = geometry.uniform(images, 0.3, 3, generator)
+    reach = geometry.log_uniform(images, 6, 600, generator)
+    # Both sides move by half: resampling blurs a little, and cloth blurred on one side would tell where the line is.
+    moved = geometry.rise(line.distance / step).sub_(0.5).mul_(amount)
+    moved = moved.mul_((line.distance.abs() / -reach).exp_()).mul_(line.window)
+    cloth = _resampled(images, moved * line.down, moved * line.across, "border")
+    ajar = geometry.coin(images, 0.25, generator) * _contrast(images, 0.7 * severity, generator)
+    gap = geometry.bell(line.distance / geometry.uniform(images, 0.6, 2, generator)).mul_(line.window)
+    masks = (line.distance.abs() <= 3).float().mul_((line.window > 0.5).float())
+    return cloth + ajar * gap, masks
+
+
+@kind
+def spot(images, fabric, severity, generator):
+    """A nep, a knot or a fuzzball: 8 to 800 px with an uneven, hard or soft edge.
+
+    Severity is its contrast, 0.7 to 6 standard deviations of the cloth, darker or lighter.
+    """
+    blob = geometry.draw_blob(fabric, SMALLEST, 800, 2, generator)
+    ragged = perlin_noise(images.shape[-2:], *_lattice_first(images, 8, 32, generator))[:, None]
+    softness = geometry.uniform(images, 0.1, 0.6, generator) + 0.5 / blob.half
+    profile = geometry.rise((1 - blob.squared - 1.2 * ragged) * (2 / softness))
+    masks = geometry.close_gaps((profile > 0.4).float(), PITCH)
+    return images + _contrast(images, severity, generator) * profile, masks
+
+
+@kind
+def stain(images, fabric, severity, generator):
+    """Oil, dye or dirt: 200 to 6,000 px of cloudy tone under which the threads still show.
+
+    Severity is its contrast, 0.4 to 3 standard deviations of the cloth, darker or lighter.
+    """
+    blob = geometry.draw_blob(fabric, 200, LARGEST, 3, generator)
+    cloudy = perlin_noise(images.shape[-2:], *_lattice_first(images, 2, 10, generator))[:, None]
+    softness = geometry.uniform(images, 0.2, 1, generator)
+    profile = geometry.rise((1 - blob.squared - cloudy) * (1.5 / softness)).mul_(1 + cloudy)
+    masks = geometry.close_gaps((profile > 0.35).float(), PITCH)
+    return images + _contrast(images, severity, generator, (0.4, 3)) * profile, masks
+
+
+@kind
+def crease(images, fabric, severity, generator):
+    """A fold along warp, weft or a curve: light falls on it otherwise, no thread is moved.
+
+    Tone alone: a ridge, or a bright side and a dark one, 2 to 10 px to each side. Severity is the change of
+    brightness, 6 to 50 per cent.
+    """
+    line = geometry.draw_line(fabric, 30, 5, generator, free=0.3)
+    half = geometry.log_uniform(images, 2, 10, generator)
+    at = line.distance / half
+    ridge = geometry.bell(at).mul_(line.window)
+    two_sided = geometry.coin(images, 0.5, generator)
+    profile = ridge * (two_sided * 2 * at + (1 - two_sided))
+    change = 0.06 * (0.5 / 0.06) ** severity * geometry.sign(images, generator)
+    masks = (at.abs() < 1.2).float().mul_((line.window > 0.5).float())
+    return images * (1 + change * profile), masks
+
+
+@kind
+def hole(images, fabric, severity, generator):
+    """Threads gone, 8 to 3,000 px: the background shows, dark or bright, and loose ends round it catch the light.
+
+    Severity is how much of the background shows, 0.3 to 1.
+    """
+    blob = geometry.draw_blob(fabric, SMALLEST, 3000, 3, generator)
+    ragged = perlin_noise(images.shape[-2:], *_lattice_first(images, 8, 32, generator))[:, None]
+    depth = (1 - blob.squared - ragged) * blob.half.clamp_max(8)
+    open_ = geometry.rise(depth)
+    background = 0.08 + 0.84 * geometry.coin(images, 0.5, generator)
+    rim = 0.15 * severity * geometry.bell(depth + 1)
+    masks = geometry.close_gaps((open_ > 0.3).float(), PITCH)
+    return torch.lerp(images, background.expand_as(images), open_ * (0.3 + 0.7 * severity)) + rim, masks
+
+
+def _contrast(images, severity, generator, bounds=(0.7, 6)):
+    """Signed contrast `(B, 1, 1, 1)`: severity, on a log scale, in standard deviations of each picture's cloth.
+
+    AITEX's fuzzyballs are one to three of these darker than their cloth.
+    """
+    low, high = bounds
+    each = (1, 2, 3)  # the plain formula: torch's own std takes longer than all the rest of a kind
+    variance = (images * images).mean(each, keepdim=True) - images.mean(each, keepdim=True) ** 2
+    spread = variance.clamp_min(0.02**2).sqrt()
+    return low * (high / low) ** severity * spread * geometry.sign(images, generator)
+
+
+def _lattice_first(images, low, high, generator):
+    """The last three arguments of `perlin_noise`: a lattice of low to high cells, the generator, the finest count."""
+    counts, finest = geometry.lattice(images, low, high, generator)
+    return counts, generator, finest
+
+
+def _permuted(images, generator):
+    """Each picture cut in tiles of 16 px, their rows and their columns shuffled; a remainder stays where it is."""
+    for axis in (2, 3):
+        length = images.shape[axis]
+        count = length // TILE
+        order = torch.randperm(count, generator=generator, device=images.device)
+        index = torch.arange(length, device=images.device)
+        index[: count * TILE] = (order[:, None] * TILE + index[:TILE]).flatten()
+        images = images.index_select(axis, index)
+    return images
+
+
+def _pasted(images, severity, generator, masks, y, x):
+    """Fill a box with cloth from elsewhere, turned about the box's middle and moved."""
+    height, width = images.shape[-2:]
+    angle = (math.radians(5) + math.radians(85) * severity) * geometry.sign(images, generator)
+    sin, cos = angle.sin(), angle.cos()
+    away = [geometry.uniform(images, -0.5, 0.5, generator) * length for length in (height, width)]
+    cloth = _resampled(images, (cos - 1) * y + (sin * x + away[0]), -sin * y + ((cos - 1) * x + away[1]))
+    tone = _contrast(images, severity, generator, (0.1, 1.5))
+    return torch.lerp(images, (cloth + tone).clamp(0, 1), masks), geometry.close_gaps(masks, PITCH)
+
+
+def _resampled(images, down, across, beyond="reflection"):
+    """The pictures read `down` and `across` px beside each pixel, by cubic interpolation."""
+    height, width = images.shape[-2:]
+    y = torch.arange(height, device=images.device)[:, None]
+    x = torch.arange(width, device=images.device)
+    grid_y = ((2 * y + 1) / height - 1) + down * (2 / height)
+    grid_x = ((2 * x + 1) / width - 1) + across * (2 / width)
+    grid = torch.stack(torch.broadcast_tensors(grid_x, grid_y), dim=-1)[:, 0]
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode=beyond, align_corners=False)

@@ -1,0 +1,75 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_kinds import cloth, seeded
+
+from draem_aitex.errors import InputError
+from draem_aitex.published import OPERATIONS, PublishedAugmenter, published_masks, turned
+
+
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory):
+    """Two folders of one texture each, as in DTD."""
+    folder = tmp_path_factory.mktemp("textures")
+    noise = np.random.default_rng(0)
+    for name in ("banded", "blotchy"):
+        (folder / name).mkdir()
+        cv2.imwrite(str(folder / name / "one.jpg"), noise.integers(0, 255, (90, 120, 3), np.uint8))
+    return folder
+
+
+def test_masks_have_the_published_distribution():
+    """Medians and shares measured on the authors' code at 256 x 256: 3,500 px, about ten components, 4.3 % empty."""
+    masks = published_masks(torch.empty(600, 3, 256, 256), seeded()).numpy().astype(np.uint8)[:, 0]
+    sizes = masks.sum((1, 2))
+    components = [cv2.connectedComponents(mask)[0] - 1 for mask in masks if mask.any()]
+    assert 2800 < np.median(sizes[sizes > 0]) < 4200
+    assert 0.02 < (sizes == 0).mean() < 0.07
+    assert 6 <= np.median(components) <= 16
+
+
+def test_half_are_touched_and_opacity_is_as_published(textures):
+    images = cloth(200, 64, channels=3)
+    batch = PublishedAugmenter(textures)(images, seeded())
+    assert 0.35 < batch.corrupted.float().mean() < 0.55
+    assert torch.equal(batch.images[~batch.corrupted], images[~batch.corrupted])
+    opacity = batch.severity[batch.corrupted, 0]
+    assert 0.2 <= opacity.min() < 0.3 and 0.9 < opacity.max() <= 1
+    assert ((batch.images - images).abs().amax(1, keepdim=True) * (1 - batch.masks)).max() == 0
+    assert 0 <= batch.images.min() and batch.images.max() <= 1 and batch.name(int(batch.corrupted.nonzero()[0]))
+
+
+def test_grey_and_seeds(textures):
+    images = cloth(8, 48)
+    first, second = (PublishedAugmenter(textures)(images, seeded(4)) for _ in range(2))
+    assert first.images.shape == images.shape and torch.equal(first.images, second.images)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_gives_a_texture(name):
+    texture = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=seeded())
+    for strength in (0.0, 0.3, 1.0):
+        changed = OPERATIONS[name](texture, strength)
+        assert changed.shape == texture.shape and changed.dtype == torch.uint8
+
+
+def test_a_quarter_turn():
+    picture = torch.zeros(1, 1, 32, 32)
+    picture[..., 4:8, :] = 1
+    assert torch.allclose(turned(picture, torch.full((1, 1, 1, 1), torch.pi / 2)).sum(), picture.sum(), rtol=0.01)
+    assert turned(picture, torch.full((1, 1, 1, 1), torch.pi / 2))[0, 0, 16].sum().round() == 4
+
+
+def test_bad_input(textures, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        PublishedAugmenter(tmp_path / "none")
+    with pytest.raises(InputError, match="no picture"):
+        PublishedAugmenter(tmp_path)
+    with pytest.raises(InputError, match="32 cells is finer than the picture"):
+        PublishedAugmenter(textures)(torch.zeros(1, 3, 16, 16), seeded())
+    with pytest.raises(InputError, match="2 channels; expected 3"):
+        PublishedAugmenter(textures)(torch.zeros(1, 2, 32, 32), seeded())
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="broken.jpg: not a readable picture"):
+        PublishedAugmenter(tmp_path)(torch.zeros(1, 3, 32, 32), seeded())
