@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from draem_aitex.errors import InputError
-from draem_aitex.kinds import KINDS, check_images, check_unit
+from draem_aitex.kinds import KINDS, MOVING, check_images, check_unit
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class AugmenterConfig:
     """How the kinds are mixed."""
 
     clean_share: float = 0.2  # of the samples stay untouched; the paper's code has 0.5
-    pair_share: float = 0.5  # of the others get a second kind on top of the first
+    pair_share: float = 0.5  # of the others get a second kind on top of the first, any but a slip
     # How often each kind comes, relative to the others. Slips are the hardest to learn and help with all the rest: with
     # half of the mix, the same minutes teach them several times as well (benchmarks/ablation.py is where to look).
     weights: dict = field(
@@ -82,6 +82,8 @@ class Augmenter:
         check_images(images, everywhere if fabric is None else fabric, generator)
         if images.device.type == "cpu" or not self._range_seen:
             check_unit(images, "images")
+            if fabric is not None:
+                check_unit(fabric, "fabric")
             self._range_seen = True
         return self._corrupt(images, generator, everywhere, fabric)
 
@@ -116,12 +118,15 @@ class Augmenter:
     def _draw_counts(self, batch, host):
         """How many samples stay clean, and how many get each kind as their first and as their second: whole numbers."""
         weights = torch.tensor([*self.config.weights.values()], dtype=torch.float32)
+        # What moves cloth would move a first defect away from its mask.
+        on_top = weights * torch.tensor([name not in MOVING for name in self.names])
         corrupted = int((torch.rand(batch, generator=host) >= self.config.clean_share).sum())
         paired = int((torch.rand(corrupted, generator=host) < self.config.pair_share).sum())
         layers = []
-        for count in (corrupted, paired):
-            drawn = torch.multinomial(weights, count, replacement=True, generator=host) if count else torch.empty(0)
-            layers.append(torch.bincount(drawn.long(), minlength=len(weights)).tolist())
+        for count, lots in ((corrupted, weights), (paired, on_top)):
+            none = torch.empty(0, dtype=torch.long)
+            drawn = torch.multinomial(lots, count, True, generator=host) if count and lots.any() else none
+            layers.append(torch.bincount(drawn, minlength=len(weights)).tolist())
         return batch - corrupted, *layers
 
 

@@ -25,12 +25,13 @@ class Blob:
 
 @dataclass(frozen=True)
 class Line:
-    """A wandering line. distance: signed, px, from it; along: px along it, 0 in its middle; window: 1 on its length,
-    0 a pixel beyond its ends; (down, across): the unit vector in which `distance` grows.
+    """A wandering line. distance: signed, px, from it; along: px along it, 0 in its middle; half: half its length, px;
+    window: 1 on its length, 0 a pixel beyond its ends; (down, across): the unit vector in which `distance` grows.
     """
 
     distance: torch.Tensor
     along: torch.Tensor
+    half: torch.Tensor
     window: torch.Tensor
     down: torch.Tensor
     across: torch.Tensor
@@ -98,7 +99,7 @@ def draw_line(fabric, shortest, wander, generator, free=0.0):
     distance = (cos * y + sin.abs() * curve_y) + (cos.abs() * curve_x - sin * x)
     along = sin * y + cos * x
     window = rise(half - along.abs())
-    return Line(distance, along, window, cos, -sin)
+    return Line(distance, along, half, window, cos, -sin)
 
 
 def draw_box(fabric, smallest, largest, aspects, generator):
@@ -132,29 +133,30 @@ def close_gaps(masks, pitch):
     """Close gaps narrower than `pitch` px, an odd number, in masks of 0 and 1: dilation, then erosion by a square.
 
     What is displaced or covered lies on threads, and between two of them a pixel may look as before: the defect is
-    a band, not a comb. Outside the picture nothing is known, so nothing is eroded from its border.
+    a band, not a comb. Outside the picture there is no mask.
     """
-    return 1 - _dilate(1 - _dilate(masks, pitch), pitch)
+    dilated = _running_maximum(F.pad(masks, [pitch - 1] * 4), pitch)
+    return 1 - _running_maximum(1 - dilated, pitch)
 
 
-def _dilate(masks, size):
-    """Running maximum over a square: by doubling its reach, which is ten times faster than a pooling on a CPU."""
-    masks = F.pad(masks, [size // 2] * 4)
+def _running_maximum(fields, size):
+    """Maximum over each square of `size` px that lies inside: `(B, 1, H - size + 1, W - size + 1)`.
+
+    By doubling its reach, which is ten times faster than a pooling on a CPU.
+    """
     for axis in (2, 3):
         reached = 1
         while reached < size:
             step = min(reached, size - reached)
-            rest = masks.shape[axis] - step
-            masks = torch.maximum(masks.narrow(axis, 0, rest), masks.narrow(axis, step, rest))
+            rest = fields.shape[axis] - step
+            fields = torch.maximum(fields.narrow(axis, 0, rest), fields.narrow(axis, step, rest))
             reached += step
-    return masks
+    return fields
 
 
 def _middle(fabric, generator):
-    """A place on the fabric: row and column, `(B, 1, 1, 1)` each.
-
-    Looked for on a coarse grid; where a sample has no fabric there, any place (its mask then comes out empty).
-    """
+    """A place on the fabric, or within half a step of the coarse grid on which it is looked for: row and column,
+    `(B, 1, 1, 1)` each. Without fabric it is some place, and the mask comes out empty."""
     height, width = fabric.shape[-2:]
     step = max(1, min(height, width) // 16)
     coarse = fabric[:, 0, step // 2 :: step, step // 2 :: step]

@@ -9,15 +9,16 @@ A kind is a function `(images, fabric, severity, generator) -> (corrupted, masks
 
 - images, corrupted: float32 `(B, C, H, W)` in [0, 1], any C
 - fabric: float32 `(B, 1, H, W)` of 0 and 1, where there is cloth
-- severity: float32 `(B,)` in [0, 1], from hardly visible to plain; what it drives stands in each kind's docstring
+- severity: float32 `(B,)` in [0, 1], from faint to strong; what it drives stands in each kind's docstring
 - generator: `torch.Generator` on the images' device
 - masks: float32 `(B, 1, H, W)` of 0 and 1, where threads or tone were changed, as bands rather than combs: gaps
   narrower than a thread's pitch are closed
 
 `@kind` registers it under its name in `KINDS`, checks its arguments, and keeps its promises for it: nothing changes
 off the fabric, values stay in [0, 1], and a sample is either corrupted, with a mask of 4 px or more, or untouched to
-the bit, with an empty one. A kind of one's own is a function under that one line. A kind with a fifth parameter
-`foreign` is given the batch moved on by one sample: cloth of other pictures.
+the bit, with an empty one. A kind of one's own is a function under that one line; inside it severity comes as
+`(B, 1, 1, 1)`, ready to be multiplied with pictures. A kind with a fifth parameter `foreign` is given other pictures
+of the batch to take cloth from (a batch of one has only itself).
 """
 
 import inspect
@@ -34,8 +35,9 @@ from draem_aitex.perlin import perlin_noise
 SMALLEST, LARGEST = 8, 6000  # pixels of area
 PITCH = 9  # pixels from thread to thread; AITEX's fabrics have 7 to 10
 MINIMUM_MASK = 4  # pixels
-TILE = 16  # pixels; the size of the pieces in which a patch is permuted
+TILE = 16  # pixels; the size of the pieces in which a patch is permuted, a quarter of smaller pictures
 KINDS = {}
+MOVING = {"slip"}  # kinds that move cloth, and with it what was laid on it: only ever the first defect of a sample
 
 
 def kind(function):
@@ -43,9 +45,13 @@ def kind(function):
     takes_foreign = "foreign" in inspect.signature(function).parameters
 
     def unchecked(images, fabric, severity, generator, foreign=None):
-        severity = severity[:, None, None, None]
         more = (images.roll(1, 0) if foreign is None else foreign,) if takes_foreign else ()
-        corrupted, masks = function(images, fabric, severity, generator, *more)
+        corrupted, masks = function(images, fabric, severity[:, None, None, None], generator, *more)
+        if corrupted.shape != images.shape or masks.shape != fabric.shape:
+            raise InputError(
+                f"{function.__name__}: returned shapes {tuple(corrupted.shape)} and {tuple(masks.shape)}; expected "
+                f"pictures {tuple(images.shape)} and masks {tuple(fabric.shape)}; correct the kind"
+            )
         masks = masks * fabric
         kept = (masks.sum((1, 2, 3), keepdim=True) >= MINIMUM_MASK).float()
         return torch.lerp(images, corrupted.clamp(0, 1), fabric * kept), masks * kept
@@ -54,6 +60,7 @@ def kind(function):
     def checked(images, fabric, severity, generator, **foreign):
         check_images(images, fabric, generator)
         check_unit(images, "images")
+        check_unit(fabric, "fabric")
         if severity.shape != (len(images),):
             raise InputError(f"severity: shape {tuple(severity.shape)}; expected ({len(images)},), one a sample")
         check_unit(severity, "severity")
@@ -91,7 +98,8 @@ def check_unit(values, name):
 def perlin_texture(images, fabric, severity, generator, foreign):
     """A texture where Perlin noise passes a threshold (DRAEM section 3.3), inside a blob of log-uniform area.
 
-    Texture, a third of the samples each: other cloth, turned by 90 degrees; procedural noise; the patch itself, cut in
+    Texture, a third of the samples each: other cloth, turned by 90 degrees (mirrored where a picture is not square);
+    procedural noise; the patch itself, cut in
     tiles and permuted (MemSeg's idea). Severity is the opacity, 0.15 to 1: the paper draws it from 0.1 to 1, its code
     from 0.2 to 1.
     """
@@ -117,20 +125,22 @@ def cut_paste(images, fabric, severity, generator):
     After CutPaste (Li et al., CVPR 2021, section 2.2). Severity drives the angle by which the cloth is turned, 5 to 90
     degrees, and its change of tone, up to 1.5 standard deviations of the cloth.
     """
-    return _pasted(images, severity, generator, *geometry.draw_box(fabric, SMALLEST, LARGEST, (1, 3), generator))
+    return _pasted(
+        images, fabric, severity, generator, *geometry.draw_box(fabric, SMALLEST, LARGEST, (1, 3), generator)
+    )
 
 
 @kind
 def cut_paste_scar(images, fabric, severity, generator):
     """`cut_paste` in its second form: a scar, 6 to 30 times as long as it is broad (CutPaste, section 2.2)."""
     return _pasted(
-        images, severity, generator, *geometry.draw_box(fabric, 4 * SMALLEST, LARGEST / 6, (6, 30), generator)
+        images, fabric, severity, generator, *geometry.draw_box(fabric, 4 * SMALLEST, LARGEST / 6, (6, 30), generator)
     )
 
 
 @kind
 def thread(images, fabric, severity, generator):
-    """A thread too thin, too thick or missing, or a foreign one, along warp, weft or a curve.
+    """A thread too thin, too thick or missing, or a foreign one, along warp or weft or, three in ten, any direction.
 
     Half breadth 0.7 to 3.5 px, 10 px to all of the crop long. Too thin or thick is a change of tone; where it is
     missing (a third of the samples) the weave under it is gone as well. Severity is the contrast, 0.7 to 6 standard
@@ -143,8 +153,8 @@ def thread(images, fabric, severity, generator):
     )  # of the yarn's twist
     profile = geometry.bell(line.distance / half).mul_(line.window)
     gone = geometry.coin(images, 1 / 3, generator) * (0.4 + 0.6 * severity) * profile
-    flat = images.mean((1, 2, 3), keepdim=True) - images
-    tone = _contrast(images, severity, generator) * profile * (1 + 0.4 * turns)
+    flat = _mean(images, fabric) - images
+    tone = _contrast(images, fabric, severity, generator) * profile * (1 + 0.4 * turns)
     masks = ((line.distance.abs() < 1.2 * half.clamp_min(1)).float()).mul_((line.window > 0.5).float())
     return images + gone * flat + tone, masks
 
@@ -155,9 +165,11 @@ def slip(images, fabric, severity, generator):
 
     What a broken pick is: of a thread that is gone, its neighbours close the gap, and from there on the weave is out
     of step. The two sides move apart or together by 0.5 to 8 px in all (severity, log scale; a pitch is 7 to 10),
-    within 0.3 to 3 px of the line, and the move lasts or fades with the distance. In a quarter of the samples the gap
-    stays open, a thin dark or light line. The mask is a band of 3 px to each side of the line: what lies behind it is
-    moved but flawless.
+    within 0.3 to 3 px of the line, and the move lasts or fades with the distance; half a pitch shows most, a whole one
+    hardly. Round the line's ends it fans out,
+    as round the end of a thread: no second line shows where it stops. In a quarter of the samples the gap stays open,
+    a thin dark or light line. The mask is a band of 3 px to each side of the line: what lies behind it is moved but
+    flawless.
     """
     line = geometry.draw_line(fabric, 24, 6, generator)
     amount = 0.5 * (8 / 0.5) ** severity * geometry.sign(images, generator)
@@ -165,11 +177,12 @@ def slip(images, fabric, severity, generator):
     reach = geometry.log_uniform(images, 6, 600, generator)
     # Both sides move by half: resampling blurs a little, and cloth blurred on one side would tell where the line is.
     moved = geometry.rise(line.distance / step).sub_(0.5).mul_(amount)
-    moved = moved.mul_((line.distance.abs() / -reach).exp_()).mul_(line.window)
+    away = line.distance.abs()
+    moved = moved.mul_(geometry.rise((line.half - line.along.abs()).div_(1 + away))).mul_((away / -reach).exp_())
     cloth = _resampled(images, moved * line.down, moved * line.across, "border")
-    ajar = geometry.coin(images, 0.25, generator) * _contrast(images, 0.7 * severity, generator)
+    ajar = geometry.coin(images, 0.25, generator) * _contrast(images, fabric, 0.7 * severity, generator)
     gap = geometry.bell(line.distance / geometry.uniform(images, 0.6, 2, generator)).mul_(line.window)
-    masks = (line.distance.abs() <= 3).float().mul_((line.window > 0.5).float())
+    masks = (away <= 3).float().mul_((line.window > 0.5).float())
     return cloth + ajar * gap, masks
 
 
@@ -184,7 +197,7 @@ def spot(images, fabric, severity, generator):
     softness = geometry.uniform(images, 0.1, 0.6, generator) + 0.5 / blob.half
     profile = geometry.rise((1 - blob.squared - 1.2 * ragged) * (2 / softness))
     masks = geometry.close_gaps((profile > 0.4).float(), PITCH)
-    return images + _contrast(images, severity, generator) * profile, masks
+    return images + _contrast(images, fabric, severity, generator) * profile, masks
 
 
 @kind
@@ -198,12 +211,12 @@ def stain(images, fabric, severity, generator):
     softness = geometry.uniform(images, 0.2, 1, generator)
     profile = geometry.rise((1 - blob.squared - cloudy) * (1.5 / softness)).mul_(1 + cloudy)
     masks = geometry.close_gaps((profile > 0.35).float(), PITCH)
-    return images + _contrast(images, severity, generator, (0.4, 3)) * profile, masks
+    return images + _contrast(images, fabric, severity, generator, (0.4, 3)) * profile, masks
 
 
 @kind
 def crease(images, fabric, severity, generator):
-    """A fold along warp, weft or a curve: light falls on it otherwise, no thread is moved.
+    """A fold along warp or weft or, three in ten, any direction: light falls on it otherwise, no thread is moved.
 
     Tone alone: a ridge, or a bright side and a dark one, 2 to 10 px to each side. Severity is the change of
     brightness, 6 to 50 per cent.
@@ -231,20 +244,26 @@ def hole(images, fabric, severity, generator):
     open_ = geometry.rise(depth)
     background = 0.08 + 0.84 * geometry.coin(images, 0.5, generator)
     rim = 0.15 * severity * geometry.bell(depth + 1)
-    masks = geometry.close_gaps((open_ > 0.3).float(), PITCH)
+    masks = geometry.close_gaps((depth > -1.5).float(), PITCH)
     return torch.lerp(images, background.expand_as(images), open_ * (0.3 + 0.7 * severity)) + rim, masks
 
 
-def _contrast(images, severity, generator, bounds=(0.7, 6)):
+def _contrast(images, fabric, severity, generator, bounds=(0.7, 6)):
     """Signed contrast `(B, 1, 1, 1)`: severity, on a log scale, in standard deviations of each picture's cloth.
 
     AITEX's fuzzyballs are one to three of these darker than their cloth.
     """
     low, high = bounds
-    each = (1, 2, 3)  # the plain formula: torch's own std takes longer than all the rest of a kind
-    variance = (images * images).mean(each, keepdim=True) - images.mean(each, keepdim=True) ** 2
+    # The plain formula: torch's own std takes longer than all the rest of a kind.
+    variance = _mean(images * images, fabric) - _mean(images, fabric) ** 2
     spread = variance.clamp_min(0.02**2).sqrt()
     return low * (high / low) ** severity * spread * geometry.sign(images, generator)
+
+
+def _mean(images, fabric):
+    """Mean over each picture's cloth: `(B, 1, 1, 1)`."""
+    pixels = fabric.sum((1, 2, 3), keepdim=True).clamp_min(1) * images.shape[1]
+    return (images * fabric).sum((1, 2, 3), keepdim=True) / pixels
 
 
 def _lattice_first(images, low, high, generator):
@@ -254,25 +273,27 @@ def _lattice_first(images, low, high, generator):
 
 
 def _permuted(images, generator):
-    """Each picture cut in tiles of 16 px, their rows and their columns shuffled; a remainder stays where it is."""
+    """Each picture cut in tiles, their rows and their columns shuffled; a remainder stays where it is."""
+    tile = max(1, min(TILE, *(length // 4 for length in images.shape[2:])))
     for axis in (2, 3):
         length = images.shape[axis]
-        count = length // TILE
+        count = length // tile
         order = torch.randperm(count, generator=generator, device=images.device)
         index = torch.arange(length, device=images.device)
-        index[: count * TILE] = (order[:, None] * TILE + index[:TILE]).flatten()
+        index[: count * tile] = (order[:, None] * tile + index[:tile]).flatten()
         images = images.index_select(axis, index)
     return images
 
 
-def _pasted(images, severity, generator, masks, y, x):
-    """Fill a box with cloth from elsewhere, turned about the box's middle and moved."""
+def _pasted(images, fabric, severity, generator, masks, y, x):
+    """Fill a box with cloth from the middle half of the picture, turned; rows y and columns x count from the box."""
     height, width = images.shape[-2:]
     angle = (math.radians(5) + math.radians(85) * severity) * geometry.sign(images, generator)
     sin, cos = angle.sin(), angle.cos()
-    away = [geometry.uniform(images, -0.5, 0.5, generator) * length for length in (height, width)]
-    cloth = _resampled(images, (cos - 1) * y + (sin * x + away[0]), -sin * y + ((cos - 1) * x + away[1]))
-    tone = _contrast(images, severity, generator, (0.1, 1.5))
+    down = geometry.uniform(images, 0.25, 0.75, generator) * height + y[:, :, :1]  # y begins at minus the box's row
+    across = geometry.uniform(images, 0.25, 0.75, generator) * width + x[..., :1]
+    cloth = _resampled(images, (cos - 1) * y + (sin * x + down), -sin * y + ((cos - 1) * x + across))
+    tone = _contrast(images, fabric, severity, generator, (0.1, 1.5))
     return torch.lerp(images, (cloth + tone).clamp(0, 1), masks), geometry.close_gaps(masks, PITCH)
 
 
@@ -281,7 +302,8 @@ def _resampled(images, down, across, beyond="reflection"):
     height, width = images.shape[-2:]
     y = torch.arange(height, device=images.device)[:, None]
     x = torch.arange(width, device=images.device)
-    grid_y = ((2 * y + 1) / height - 1) + down * (2 / height)
-    grid_x = ((2 * x + 1) / width - 1) + across * (2 / width)
-    grid = torch.stack(torch.broadcast_tensors(grid_x, grid_y), dim=-1)[:, 0]
+    grid = torch.empty(len(images), height, width, 2, device=images.device)
+    # Written in place: stacking two fields would take as long as everything else here but the reading itself.
+    torch.add((2 * x + 1) / width - 1, across[:, 0], alpha=2 / width, out=grid[..., 0])
+    torch.add((2 * y + 1) / height - 1, down[:, 0], alpha=2 / height, out=grid[..., 1])
     return F.grid_sample(images, grid, mode="bicubic", padding_mode=beyond, align_corners=False)

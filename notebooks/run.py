@@ -17,6 +17,7 @@ from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def main():
@@ -85,13 +86,15 @@ def find_headline(notebook):
 
 
 def clean(notebook):
-    """Drop what differs from run to run without meaning anything: timings of cells, widget state, kernel details."""
+    """Drop what differs from run to run or lives in a kernel alone: timings of cells, widgets, kernel details."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
 
 
 if __name__ == "__main__":

@@ -46,6 +46,14 @@ def test_shares_and_labels():
     assert {first, second} <= set(kinds.KINDS)
 
 
+def test_nothing_moves_a_defect_away_from_its_mask():
+    """A slip is only ever the first of two; where slips are all there is, there are no pairs."""
+    batch = Augmenter(AugmenterConfig(0, 1))(cloth(256, 32), seeded())
+    second = batch.names.index("slip") + 1
+    assert (batch.kinds[:, 0] == second).any() and not (batch.kinds[:, 1] == second).any()
+    assert not Augmenter(AugmenterConfig(0, 1, {"slip": 1.0}))(cloth(8, 64), seeded()).kinds[:, 1].any()
+
+
 def test_weights_decide_how_often():
     batch = Augmenter(AugmenterConfig(0.0, 0.0, {"spot": 3.0, "hole": 1.0, "slip": 0.0}))(cloth(400, 32), seeded())
     assert 0.65 < (batch.kinds[:, 0] == 1).float().mean() < 0.85 and not (batch.kinds == 3).any()

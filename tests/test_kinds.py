@@ -65,7 +65,8 @@ def test_nothing_happens_off_the_fabric(name):
 def test_masks_are_bands_not_combs(name):
     """Closing them over a thread's pitch adds next to nothing: they are closed already."""
     masks = apply(name, cloth(), 0.8)[1].numpy()[:, 0]
-    closed = [cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((PITCH, PITCH))) for mask in masks]
+    wide = [cv2.copyMakeBorder(mask, *[2 * PITCH] * 4, cv2.BORDER_CONSTANT) for mask in masks]
+    closed = [cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((PITCH, PITCH))) for mask in wide]
     assert np.sum(closed) <= 1.02 * masks.sum() + 20
 
 
@@ -90,6 +91,16 @@ def test_cloth_behind_a_slip_is_moved_but_flawless():
     assert len(moved) > 10
     for i in moved[:10]:
         assert masks[i].mean() < 0.1, "the mask is a narrow band"
+
+
+def test_a_slip_shows_at_its_line_alone():
+    """Where a line ends the move fans out: cloth striped along the weft stays smooth along it, away from the line."""
+    rows = torch.arange(128)[:, None] * torch.ones(128)
+    stripes = (0.5 + 0.2 * torch.sin(2 * torch.pi * rows / 8)).expand(64, 1, 128, 128)
+    corrupted, masks = apply("slip", stripes, 0.9, seed=3)
+    assert (corrupted - stripes).abs().mean() > 0.01
+    away = torch.nn.functional.max_pool2d(masks, 21, 1, 10) == 0
+    assert (corrupted.diff(dim=3).abs() * away[..., 1:] * away[..., :-1]).max() < 0.08
 
 
 @pytest.mark.parametrize("name", NINE)
@@ -138,6 +149,24 @@ def test_foreign_texture_is_what_was_given():
     assert 0.15 < blackened.float().mean() < 0.55, "a third of the samples take it"
 
 
+@pytest.mark.parametrize("size", [8, 24])
+def test_a_small_patch_permuted_is_another_patch(size):
+    images = cloth(64, size)
+    corrupted, masks = apply("perlin_texture", images, 1.0)
+    same = ((corrupted == images) & (masks == 1)).sum((1, 2, 3)) / masks.sum((1, 2, 3)).clamp_min(1)
+    assert (same > 0.9).float().mean() < 0.15
+
+
+def test_contrast_is_measured_on_the_cloth():
+    """White backlight beside the cloth must not make a faint spot a strong one."""
+    images = cloth(64)
+    fabric = torch.ones_like(images)
+    fabric[..., :40] = 0
+    lit = torch.where(fabric == 1, images, torch.ones(()))
+    change = [apply("spot", picture, 0.2, 5, fabric)[0] - picture for picture in (images, lit)]
+    assert torch.allclose(change[0].abs().mean(), change[1].abs().mean(), rtol=0.02)
+
+
 def test_registering_a_kind(monkeypatch):
     monkeypatch.setattr("draem_aitex.kinds.KINDS", dict(KINDS))
 
@@ -152,6 +181,13 @@ def test_registering_a_kind(monkeypatch):
     assert (corrupted[..., :64] == 1).all(), "the decorator clips"
     assert torch.equal(corrupted[..., 64:], images[..., 64:]) and torch.equal(masks, fabric)
 
+    @kind
+    def flat(images, fabric, severity, generator):
+        return images[:, :, 0], fabric
+
+    with pytest.raises(InputError, match=r"flat: returned shapes \(4, 1, 128\)"):
+        flat(images, fabric, torch.ones(4), seeded())
+
 
 BAD = {
     "severity above 1": ({"severity": torch.full((2,), 1.5)}, r"severity: values from 1.5 to 1.5; expected 0 to 1"),
@@ -162,6 +198,7 @@ BAD = {
     "bytes": ({"images": torch.ones(2, 1, 32, 32, dtype=torch.uint8)}, r"images: torch.uint8 .*expected float32"),
     "no batch": ({"images": torch.ones(1, 32, 32)}, r"images: .*\(1, 32, 32\); expected float32 \(B, C, H, W\)"),
     "another fabric": ({"fabric": torch.ones(2, 1, 8, 8)}, r"fabric: .*expected float32 \(2, 1, 32, 32\)"),
+    "fabric in grey levels": ({"fabric": torch.full((2, 1, 32, 32), 255.0)}, r"fabric: values from 255 to 255"),
     "no generator": ({"generator": None}, r"generator: None; expected a torch.Generator on cpu"),
 }
 

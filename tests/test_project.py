@@ -91,6 +91,11 @@ WRONG = {  # one plausible wrong answer an exercise
         "def count_patches(edges, size=256):\n    return -(-(edges[1] - edges[0]) // size)",
         'def picture_of(mask_name):\n    return mask_name.split("_mask")[0] + ".png"',
     ],
+    "03_Synthetic_Anomaly_Generation": [
+        "def pinhole(images, fabric, severity, generator):\n    return images * 0 + 1, fabric",
+        'weft_trouble = AugmenterConfig(clean_share=0.8, weights={"slip": 2, "thread": 1})',
+        "out_of_step = 2",
+    ],
 }
 
 
@@ -102,6 +107,7 @@ def tagged(notebook, tag):
 def test_checks_reject_wrong_answers_and_accept_the_solutions(name):
     lesson = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     solutions = nbformat.read(ROOT / "notebooks/solutions" / f"{name}.ipynb", as_version=4)
+    assert 40 <= len(lesson.cells) <= 70
     checks = [cell.source for cell in tagged(lesson, "check")]
     assert checks == [cell.source for cell in tagged(solutions, "check")] and len(checks) >= 3
     for cell in tagged(lesson, "check"):

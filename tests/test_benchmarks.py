@@ -1,0 +1,89 @@
+"""The benchmarks: what they measure is theirs to say; that they run, resume, refuse and end in JSON is tested here."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from draem_aitex import aitex, fabric, patcher
+from draem_aitex.inference import DraemDetector
+from draem_aitex.kinds import KINDS
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import ablation  # noqa: E402
+import augmenter  # noqa: E402
+
+
+def run(monkeypatch, capsys, module, *arguments):
+    monkeypatch.setattr(sys, "argv", [f"benchmarks/{module.__name__}.py", *map(str, arguments)])
+    status = module.main()
+    printed = capsys.readouterr()
+    return status, printed.out.splitlines(), printed.err
+
+
+def test_the_ablation_resumes_and_refuses_other_protocols(monkeypatch, capsys, small_set, tmp_path):
+    trained = []
+
+    def train(rolls, config, quiet):
+        trained.append((sorted(config.augmenter.weights), config.seed, config.minutes))
+        return SimpleNamespace(model=None, steps=7, finished=True)
+
+    figures = ("all_auroc", "all_recall_at_1%", "small_recall_at_1%", "broken_pick_recall_at_1%", "broken_pick_auroc")
+    monkeypatch.setattr(ablation, "train", train)
+    monkeypatch.setattr(ablation, "judge", lambda *_: dict.fromkeys(figures, 0.5))
+    record = tmp_path / "record.json"
+    data = ("--data", small_set, "--record", record)
+    assert run(monkeypatch, capsys, ablation, *data, "--seeds", 0)[0] == 0 and len(trained) == 5
+    status, lines, _ = run(monkeypatch, capsys, ablation, *data, "--seeds", 0, 1)
+    assert status == 0 and len(trained) == 10 and {seed for _, seed, _ in trained[5:]} == {1}
+    means = json.loads(lines[-1])
+    assert list(means) == list(ablation.groups()) and means["default mix"]["runs"] == 2
+    written = record.read_bytes()
+    assert json.loads(written)["source"] == "simulated fabric"
+    status, _, error = run(monkeypatch, capsys, ablation, *data, "--minutes", 9)
+    assert status == 2 and "holds runs with other minutes" in error and record.read_bytes() == written
+    monkeypatch.delenv("AITEX_DIR", raising=False)
+    assert run(monkeypatch, capsys, ablation, "--record", record)[0] == 2
+
+
+def test_the_ablations_groups_differ_in_what_they_say():
+    groups = ablation.groups()
+    assert len(groups) == 5 and set(groups["default mix"]) == set(KINDS)
+    assert set(groups["default mix"]) - set(groups["default without slip"]) == {"slip"}
+
+
+def test_the_ablations_figures(small_set, checkpoint):
+    """Counted by hand on the small set: patches by their mask pixels, recalls as shares of them."""
+    records = aitex.scan(small_set).records
+    normal = fabric.load_rolls([record for record in records if record.is_normal])
+    defective = fabric.load_rolls([record for record in records if not record.is_normal])
+    figures = ablation.judge(DraemDetector.load(checkpoint)[0].model, normal, defective)
+    sums = np.concatenate([ablation.patch_sums(roll.mask, roll.edges) for roll in defective])
+    hit = np.concatenate([patcher.patch_maxima(roll.mask, roll.edges) for roll in defective])
+    assert np.array_equal(sums > 0, hit)
+    assert figures["all_patches"] == hit.sum() and figures["flawless_patches"] == (~hit).sum()
+    assert figures["small_patches"] == ((sums > 0) & (sums < 100)).sum()
+    assert 0 <= figures["all_auroc"] <= 1 and 0 <= figures["all_recall_at_1%"] <= figures["all_recall_at_5%"] <= 1
+
+
+def test_the_augmenters_speed(monkeypatch, capsys, tmp_path):
+    (tmp_path / "perlin.py").write_text(
+        "import numpy as np\n\ndef rand_perlin_2d_np(shape, cells):\n    return np.zeros(shape)\n"
+    )
+    record = tmp_path / "record.json"
+    arguments = ("--batch", 2, "--runs", 1, "--peer", tmp_path, "--record", record)
+    status, lines, _ = run(monkeypatch, capsys, augmenter, *arguments)
+    result = json.loads(lines[-1])
+    assert status == 0 and result["pixels_per_s"] == pytest.approx(result["crops_per_s"] * 128**2)
+    ratio = result["pixels_per_s"] / result["peer_perlin_pixels_per_s"]
+    assert result["pixels_per_s_ratio"] == pytest.approx(ratio) and 0 < result["share_of_a_training_step"] < 1
+    written = json.loads(record.read_text())
+    assert written["command"].startswith("python benchmarks/augmenter.py") and written["torch"] and written["machine"]
+
+
+def test_the_augmenters_peer_is_named_when_it_is_not_there(monkeypatch, capsys, tmp_path):
+    status, _, error = run(monkeypatch, capsys, augmenter, "--peer", tmp_path)
+    assert status == 2 and "perlin.py: no such file" in error and len(error.splitlines()) == 1
