@@ -18,8 +18,8 @@ class AugmenterConfig:
 
     clean_share: float = 0.2  # of the samples stay untouched; the paper's code has 0.5
     pair_share: float = 0.5  # of the others get a second kind on top of the first, any but a slip
-    # How often each kind comes, relative to the others. Slips are the hardest to learn and help with all the rest: with
-    # half of the mix, the same minutes teach them several times as well (benchmarks/ablation.py is where to look).
+    # How often each kind comes, relative to the others. Half are slips: they take longest to learn. What each group of
+    # kinds is worth on real rolls after three minutes is in benchmarks/results/ablation.json.
     weights: dict = field(
         default_factory=lambda: {
             "perlin_texture": 0.07, "cut_paste": 0.05, "cut_paste_scar": 0.04, "thread": 0.12, "slip": 0.5,

@@ -93,7 +93,7 @@ WRONG = {  # one plausible wrong answer an exercise
     ],
     "03_Synthetic_Anomaly_Generation": [
         "def pinhole(images, fabric, severity, generator):\n    return images * 0 + 1, fabric",
-        'weft_trouble = AugmenterConfig(clean_share=0.8, weights={"slip": 2, "thread": 1})',
+        'trouble = AugmenterConfig(clean_share=0.9, weights={"slip": 2, "thread": 1})',
         "out_of_step = 2",
     ],
 }
