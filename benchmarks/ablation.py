@@ -21,7 +21,7 @@ from draem_aitex import aitex, fabric, metrics
 from draem_aitex.augmenter import AugmenterConfig
 from draem_aitex.errors import InputError
 from draem_aitex.inference import DraemDetector, fabric_levels
-from draem_aitex.patcher import patch_maxima
+from draem_aitex.patcher import extract_patches, patch_maxima
 from draem_aitex.training import TrainConfig, train
 
 SMALL = 100  # mask pixels; patches with fewer are counted by themselves
@@ -128,9 +128,9 @@ class Remembering:
         return self.maps[id(image)]
 
 
-def patch_sums(mask, edges, size=256):
+def patch_sums(mask, edges):
     """Mask pixels of each patch of a roll."""
-    return np.array([mask[:, x : x + size].sum() for x in range(edges[0], edges[1] - size + 1, size)])
+    return extract_patches(mask, edges)[0].sum((1, 2))
 
 
 def open_record(path, wanted):

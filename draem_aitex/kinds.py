@@ -104,12 +104,12 @@ def perlin_texture(images, fabric, severity, generator, foreign):
     from 0.2 to 1.
     """
     shape = images.shape[-2:]
-    noise = perlin_noise(shape, *_lattice_first(images, 2, 32, generator))[:, None]
+    noise = _noise(images, 2, 32, generator)
     passed = (noise > geometry.uniform(images, -0.1, 0.15, generator)).float()
     inside = (geometry.draw_blob(fabric, SMALLEST, LARGEST, 3, generator).squared < 1).float()
     other = foreign.flip(-1)
     other = (other.mT if shape[0] == shape[1] else other) * geometry.uniform(images, 0.6, 1.5, generator)
-    grain = perlin_noise(shape, *_lattice_first(images, 8, 32, generator))[:, None]
+    grain = _noise(images, 8, 32, generator)
     procedural = geometry.uniform(images, 0.1, 0.9, generator) + grain * geometry.uniform(images, 0.1, 1, generator)
     chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
     first, second = (chosen < 1 / 3).float(), (chosen < 2 / 3).float()
@@ -193,7 +193,7 @@ def spot(images, fabric, severity, generator):
     Severity is its contrast, 0.7 to 6 standard deviations of the cloth, darker or lighter.
     """
     blob = geometry.draw_blob(fabric, SMALLEST, 800, 2, generator)
-    ragged = perlin_noise(images.shape[-2:], *_lattice_first(images, 8, 32, generator))[:, None]
+    ragged = _noise(images, 8, 32, generator)
     softness = geometry.uniform(images, 0.1, 0.6, generator) + 0.5 / blob.half
     profile = geometry.rise((1 - blob.squared - 1.2 * ragged) * (2 / softness))
     masks = geometry.close_gaps((profile > 0.4).float(), PITCH)
@@ -207,7 +207,7 @@ def stain(images, fabric, severity, generator):
     Severity is its contrast, 0.4 to 3 standard deviations of the cloth, darker or lighter.
     """
     blob = geometry.draw_blob(fabric, 200, LARGEST, 3, generator)
-    cloudy = perlin_noise(images.shape[-2:], *_lattice_first(images, 2, 10, generator))[:, None]
+    cloudy = _noise(images, 2, 10, generator)
     softness = geometry.uniform(images, 0.2, 1, generator)
     profile = geometry.rise((1 - blob.squared - cloudy) * (1.5 / softness)).mul_(1 + cloudy)
     masks = geometry.close_gaps((profile > 0.35).float(), PITCH)
@@ -239,7 +239,7 @@ def hole(images, fabric, severity, generator):
     Severity is how much of the background shows, 0.3 to 1.
     """
     blob = geometry.draw_blob(fabric, SMALLEST, 3000, 3, generator)
-    ragged = perlin_noise(images.shape[-2:], *_lattice_first(images, 8, 32, generator))[:, None]
+    ragged = _noise(images, 8, 32, generator)
     depth = (1 - blob.squared - ragged) * blob.half.clamp_max(8)
     open_ = geometry.rise(depth)
     background = 0.08 + 0.84 * geometry.coin(images, 0.5, generator)
@@ -266,10 +266,10 @@ def _mean(images, fabric):
     return (images * fabric).sum((1, 2, 3), keepdim=True) / pixels
 
 
-def _lattice_first(images, low, high, generator):
-    """The last three arguments of `perlin_noise`: a lattice of low to high cells, the generator, the finest count."""
+def _noise(images, low, high, generator):
+    """Perlin noise `(B, 1, H, W)`, on a lattice of low to high cells along each axis of each sample."""
     counts, finest = geometry.lattice(images, low, high, generator)
-    return counts, generator, finest
+    return perlin_noise(images.shape[-2:], counts, generator, finest)[:, None]
 
 
 def _permuted(images, generator):
