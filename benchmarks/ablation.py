@@ -1,8 +1,9 @@
-"""What each group of kinds teaches: equal minutes of training, several seeds, judged on development rolls.
+"""What the choices are worth: equal minutes of training, several seeds, judged on development rolls.
 
-    python benchmarks/ablation.py --data data/aitex
+    python benchmarks/ablation.py --data data/aitex                  the kinds of made-up defects
+    python benchmarks/ablation.py --data data/aitex --of networks    the shape of the `compact` networks
 
-Each of five groups of kinds trains the `compact` networks for three minutes with three seeds. The threshold comes from
+Each group trains for three minutes with three seeds, the cheaper network for more steps. The threshold comes from
 the calibration rolls, for 1 % of flawless patches called falsely; recalls are those of development rolls' patches, so
 that the test rolls stay untouched by any choice made from the table. Every finished run is written to the record;
 called again, the script goes on where it stopped. The last line is one JSON object with the groups' means.
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +23,28 @@ from draem_aitex import aitex, fabric, metrics
 from draem_aitex.augmenter import AugmenterConfig
 from draem_aitex.errors import InputError
 from draem_aitex.inference import DraemDetector, fabric_levels
+from draem_aitex.networks import PRESETS
 from draem_aitex.patcher import extract_patches, patch_maxima
 from draem_aitex.training import TrainConfig, train
 
 SMALL = 100  # mask pixels; patches with fewer are counted by themselves
 BROKEN_PICK = "010"
-RECORD = Path(__file__).parent / "results" / "ablation.json"
+RESULTS = Path(__file__).parent / "results"
+RECORDS = {"kinds": RESULTS / "ablation.json", "networks": RESULTS / "ablation_networks.json"}
+NETWORKS = {
+    "compact": {},
+    "convolution behind each upsampling": {"up_convolution": True},
+}
 
 
-def groups():
-    """Name to weights: the published idea, with its successor, and the default mix whole, without slip, without small
-    things."""
+def groups(of="kinds"):
+    """Name to settings.
+
+    kinds: weights of the augmenter: the published idea, with its successor, and the default mix whole, without slip,
+    without small things. networks: what differs from `compact`.
+    """
+    if of == "networks":
+        return NETWORKS
     mix = AugmenterConfig().weights
 
     def without(*kinds):
@@ -46,12 +59,21 @@ def groups():
     }
 
 
+def configuration(of, settings, minutes, seed):
+    """The training run of a group."""
+    if of == "kinds":
+        return TrainConfig(minutes=minutes, seed=seed, augmenter=AugmenterConfig(weights=settings))
+    changed = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return TrainConfig(minutes=minutes, seed=seed, preset=replace(PRESETS["compact"], **changed))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("AITEX_DIR"), help="AITEX folder (or AITEX_DIR)")
+    parser.add_argument("--of", choices=RECORDS, default="kinds", help="what is varied (default: kinds)")
     parser.add_argument("--minutes", type=float, default=3.0, help="of training a run (default: 3)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--record", type=Path, default=RECORD, help=f"default: {RECORD.name} in benchmarks/results")
+    parser.add_argument("--record", type=Path, help="default: ablation.json or ablation_networks.json in results")
     options = parser.parse_args()
     try:
         if options.data is None:
@@ -68,24 +90,25 @@ def main():
 
 def run_all(options):
     """Do the runs that the record lacks; returns the record."""
+    path, of = options.record or RECORDS[options.of], groups(options.of)
     collection = aitex.scan(options.data)
     split = aitex.split_records(collection.records)
-    wanted = {"source": collection.source, "minutes": options.minutes, "groups": groups()}
-    record = open_record(options.record, wanted)
+    wanted = {"source": collection.source, "minutes": options.minutes, "groups": of}
+    record = open_record(path, wanted, options.of)
     done = {(run["group"], run["seed"]) for run in record["runs"]}
-    todo = [(name, seed) for seed in options.seeds for name in groups() if (name, seed) not in done]
+    todo = [(name, seed) for seed in options.seeds for name in of if (name, seed) not in done]
     if todo:
         train_rolls, calibration, development = map(
             fabric.load_rolls, (split.train, split.calibration, split.development)
         )
     for name, seed in todo:
-        config = TrainConfig(minutes=options.minutes, seed=seed, augmenter=AugmenterConfig(weights=groups()[name]))
+        config = configuration(options.of, of[name], options.minutes, seed)
         result = train(train_rolls, config, quiet=not sys.stderr.isatty())
         if not result.finished:
             raise InputError(f"{name}, seed {seed}: interrupted; its run is not recorded; call again to go on")
         run = {"group": name, "seed": seed, "steps": result.steps, **judge(result.model, calibration, development)}
         record["runs"].append(run)
-        write(options.record, record)
+        write(path, record)
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in run.items()}, flush=True)
     return record
 
@@ -133,10 +156,11 @@ def patch_sums(mask, edges):
     return extract_patches(mask, edges)[0].sum((1, 2))
 
 
-def open_record(path, wanted):
+def open_record(path, wanted, of):
     """The record so far; refuses to mix runs of another protocol."""
     if not path.exists():
-        return {**circumstances("python benchmarks/ablation.py"), **wanted, "runs": []}
+        command = "python benchmarks/ablation.py" + ("" if of == "kinds" else f" --of {of}")
+        return {**circumstances(command), **wanted, "runs": []}
     record = json.loads(path.read_text())
     for name, value in wanted.items():
         if record.get(name) != value:

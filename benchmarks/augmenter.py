@@ -9,15 +9,12 @@ is written with --record FILE.
 """
 
 import argparse
-import importlib.util
 import json
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from record import circumstances, write
+from record import circumstances, load_peer, medians, write
 
 from draem_aitex import aitex, fabric, loom
 from draem_aitex.augmenter import Augmenter
@@ -52,7 +49,9 @@ def measure(options):
     if min(options.batch, options.runs) < 1:
         raise InputError(f"--batch {options.batch} --runs {options.runs}: expected 1 or more")
     device = torch.device(options.device)
-    peer = load_peer(options.peer) if options.peer else None
+    peer = load_peer(options.peer, "perlin.py").rand_perlin_2d_np if options.peer else None
+    if peer is not None:
+        print("peer: rand_perlin_2d_np of perlin.py is timed; data_loader.py is not, it needs imgaug")
     rolls = fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
     generator = torch.Generator(device).manual_seed(0)
     sampler, augmenter = CropSampler(rolls, CROP, device), Augmenter()
@@ -87,32 +86,6 @@ def measure(options):
     )
     print(f"its share of a training step of {size} crops: {result['share_of_a_training_step']:.1%}")
     return result
-
-
-def medians(tasks, runs, device):
-    """Median seconds of each task; the tasks take turns, so that a slow moment of the machine meets all of them."""
-    times = {name: [] for name in tasks}
-    for run in range(runs + 2):
-        for name, task in tasks.items():
-            started = time.perf_counter()
-            task()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if run >= 2:  # the first two warm up
-                times[name].append(time.perf_counter() - started)
-    return {name: float(np.median(taken)) for name, taken in times.items()}
-
-
-def load_peer(folder):
-    """The peer's noise function, and a line about what of its generator can be timed."""
-    path = folder / "perlin.py"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected --peer to be a checkout of VitjanZ/DRAEM")
-    spec = importlib.util.spec_from_file_location("peer_perlin", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    print(f"peer: rand_perlin_2d_np of {path.name} is timed; data_loader.py is not, it needs imgaug")
-    return module.rand_perlin_2d_np
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from draem_aitex.errors import InputError
-from draem_aitex.kinds import KINDS, MOVING, check_images, check_unit
+from draem_aitex.errors import InputError, check_unit
+from draem_aitex.kinds import KINDS, MOVING, check_images
 
 
 @dataclass(frozen=True)

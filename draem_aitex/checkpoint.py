@@ -13,7 +13,7 @@ from draem_aitex.aitex import sha256
 from draem_aitex.errors import InputError
 from draem_aitex.networks import NetworkConfig, build_draem
 
-FORMAT = "draem_aitex checkpoint 1"
+FORMAT = "draem_aitex checkpoint 2"
 
 
 def save_checkpoint(path, content):

@@ -6,3 +6,10 @@ class InputError(ValueError):
 
     The command line prints it as one line and exits with status 2.
     """
+
+
+def check_unit(values, name):
+    """Raise `InputError` for values outside [0, 1] or not a number. On CUDA this waits for the device."""
+    low, high = (float(bound) for bound in values.aminmax())
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"{name}: values from {low:g} to {high:g}; expected 0 to 1; divide 8-bit pictures by 255")

@@ -7,6 +7,7 @@ import torch
 
 from draem_aitex.checkpoint import load_checkpoint, load_model
 from draem_aitex.errors import InputError
+from draem_aitex.networks import fold_batch_norm
 from draem_aitex.patcher import patch_maxima
 
 WINDOW = 2048  # columns seen at once, at most
@@ -75,13 +76,14 @@ def _logit(scores):
 class DraemDetector:
     """DRAEM with the interface every detector has: `name` and `predict(image, edges, fabric)`.
 
-    levels: of `fabric_levels`; without them, scores stay as the networks give them.
+    model: a `networks.DRAEM`; a copy is taken, with its batch norms folded. levels: of `fabric_levels`; without them,
+    scores stay as the networks give them.
     """
 
     name = "DRAEM"
 
     def __init__(self, model, levels=None):
-        self.model, self.levels = model.eval(), dict(levels or {})
+        self.model, self.levels = fold_batch_norm(model), dict(levels or {})
 
     @classmethod
     def load(cls, path, device="cpu"):

@@ -29,7 +29,7 @@ import torch
 from torch.nn import functional as F
 
 from draem_aitex import geometry
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_unit
 from draem_aitex.perlin import perlin_noise
 
 SMALLEST, LARGEST = 8, 6000  # pixels of area
@@ -85,13 +85,6 @@ def check_images(images, fabric, generator):
         raise InputError(
             f"generator: {found}; expected a torch.Generator on {images.device.type}, where the images are"
         )
-
-
-def check_unit(values, name):
-    """Raise `InputError` for values outside [0, 1] or not a number. On CUDA this waits for the device."""
-    low, high = (float(bound) for bound in values.aminmax())
-    if not (low >= 0 and high <= 1):
-        raise InputError(f"{name}: values from {low:g} to {high:g}; expected 0 to 1; scale them first")
 
 
 @kind

@@ -3,7 +3,9 @@
     reconstruction = 0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT
     segmentation   = 0.5 * BCE + 0.5 * focal
 
-All take float tensors `(B, C, H, W)` and return a scalar mean, computed in float32 also inside autocast.
+All take two floating-point tensors of one shape `(B, C, H, W)` and return a scalar mean, computed in float32 also
+inside autocast. Targets and masks lie in [0, 1]; what a network gives is not held to a range. Other shapes, dtypes and
+ranges raise `InputError` (ranges on the CPU alone: on a GPU, looking would wait for the device).
 The paper's own losses are L2 + SSIM and focal; the authors' code has focal with gamma 2 and no alpha.
 """
 
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_unit
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; Wang et al., IEEE TIP 13(4), 2004, section III.B
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for a range of 1; same place
@@ -27,17 +29,26 @@ class LossParts:
     parts: dict
 
 
-def _same(first, second, names):
-    if first.shape != second.shape or first.ndim != 4:
+def _checked(**pair):
+    """What a network gave and what it should have given, in float32 (float64 stays: gradients are checked in it)."""
+    (name, output), (wanted, target) = pair.items()
+    if output.shape != target.shape or output.ndim != 4 or not output.numel():
         raise InputError(
-            f"{names}: shapes {tuple(first.shape)} and {tuple(second.shape)}; expected one shape (B, C, H, W) for both"
+            f"{name} and {wanted}: shapes {tuple(output.shape)} and {tuple(target.shape)}; expected one shape "
+            "(B, C, H, W) for both"
         )
-    return first.float(), second.float()
+    if not (output.is_floating_point() and target.is_floating_point()):
+        raise InputError(
+            f"{name} and {wanted}: {output.dtype} and {target.dtype}; expected floating point; convert with .float()"
+        )
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_unit(target.detach(), wanted)
+    return (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (output, target))
 
 
 def l1_loss(reconstruction, target):
     """Mean absolute difference: likeness pixel by pixel."""
-    reconstruction, target = _same(reconstruction, target, "reconstruction and target")
+    reconstruction, target = _checked(reconstruction=reconstruction, target=target)
     return (reconstruction - target).abs().mean()
 
 
@@ -47,26 +58,28 @@ def ssim_loss(reconstruction, target):
     For pictures of range 1. The window stays inside the picture (no padding), so a border of 5 pixels has no window
     of its own. 0 for equal pictures, up to 2. Wang et al. 2004, equation 13.
     """
-    x, y = _same(reconstruction, target, "reconstruction and target")
+    x, y = _checked(reconstruction=reconstruction, target=target)
     if min(x.shape[-2:]) < SSIM_WINDOW:
         raise InputError(f"pictures of {tuple(x.shape[-2:])} pixels; expected {SSIM_WINDOW} x {SSIM_WINDOW} or more")
     with torch.autocast(x.device.type, enabled=False):
-        means = _gaussian(torch.cat([x, y, x * x, y * y, x * y], dim=1))
-        mean_x, mean_y, square_x, square_y, product = means.chunk(5, dim=1)
-        variances = square_x - mean_x**2 + square_y - mean_y**2
-        covariance = product - mean_x * mean_y
-        luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
-        structure = (2 * covariance + SSIM_C2) / (variances + SSIM_C2)
+        mean_y = _gaussian(y)  # by itself: the target has no gradient, and this product then needs none
+        mean_x, squares, product = _gaussian(torch.cat([x, x * x + y * y, x * y], dim=1)).chunk(3, dim=1)
+        mean_product, mean_squares = mean_x * mean_y, mean_x**2 + mean_y**2
+        luminance = (2 * mean_product + SSIM_C1) / (mean_squares + SSIM_C1)
+        # 2 * covariance over the sum of both variances, of which each alone is never needed
+        structure = (2 * (product - mean_product) + SSIM_C2) / (squares - mean_squares + SSIM_C2)
         return 1 - (luminance * structure).mean()
 
 
 def _gaussian(x):
-    """Gaussian window down and then across, without padding.
+    """Gaussian window across and then down, without padding.
 
-    Each pass is a product with a band matrix: for one channel that is several times faster than a convolution.
+    Each pass is a product with a band matrix: for one channel that is several times faster than a convolution. The
+    first is a single product over the rows of all pictures.
     """
     down, across = (_band(length, x) for length in x.shape[-2:])
-    return down @ x @ across.T
+    rows = x.reshape(-1, x.shape[-1]) @ across.T
+    return down @ rows.view(*x.shape[:-1], -1)
 
 
 def _band(length, like):
@@ -83,7 +96,7 @@ def fft_loss(reconstruction, target):
 
     A cyclic shift of a picture changes only the phases and costs nothing.
     """
-    x, y = _same(reconstruction, target, "reconstruction and target")
+    x, y = _checked(reconstruction=reconstruction, target=target)
     with torch.autocast(x.device.type, enabled=False):
         return (_log_spectrum(x) - _log_spectrum(y)).abs().mean()
 
@@ -96,19 +109,22 @@ def _log_spectrum(x):
 
 def bce_loss(logits, mask):
     """Binary cross-entropy of a mask (0 or 1) against logits, mean over all pixels."""
-    logits, mask = _same(logits, mask, "logits and mask")
+    logits, mask = _checked(logits=logits, mask=mask)
     return F.binary_cross_entropy_with_logits(logits, mask)
 
 
 def focal_loss(logits, mask, gamma=FOCAL_GAMMA, alpha=FOCAL_ALPHA):
     """Focal loss: cross-entropy weighted by (1 - p)^gamma, p the probability given to the true class.
 
-    Lin et al., ICCV 2017, equation 5. alpha in (0, 1) weighs the defect class and 1 - alpha the normal class, so that
-    neither is free; None weighs both 1 (the DRAEM authors' code). With gamma 0 and alpha None it is `bce_loss`.
+    Lin et al., ICCV 2017, equation 5. alpha in (0, 1) weighs the pixels of a defect and 1 - alpha those of cloth: by
+    default 0.75 and 0.25, neither is free. None weighs both 1 (the DRAEM authors' code). With gamma 0 and alpha None it
+    is `bce_loss`. gamma: 0 or more. Logits, not probabilities: far from 0, log(sigmoid) of a float32 would be -inf.
     """
-    logits, mask = _same(logits, mask, "logits and mask")
+    logits, mask = _checked(logits=logits, mask=mask)
     if alpha is not None and not 0 < alpha < 1:
         raise InputError(f"alpha: {alpha}; expected above 0 and below 1, or None; a class of weight 0 costs nothing")
+    if not gamma >= 0:
+        raise InputError(f"gamma: {gamma}; expected 0 or more; 0 is plain cross-entropy")
     cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
     p_true = torch.exp(-cross_entropy)
     loss = (1 - p_true) ** gamma * cross_entropy

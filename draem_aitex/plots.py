@@ -219,6 +219,34 @@ def plot_losses_table(names, corruptions, values):
     return figure
 
 
+def plot_levels(networks, skips=()):
+    """What the levels of encoder-decoders hand on: a bar each, as high as its maps, the number of maps above it.
+
+    networks: dict of name to list of `(channels, height, width)`, from the first level down to the lowest and up
+    again; skips: names of those whose decoder also gets what the encoder had at the same size, drawn as arcs.
+    """
+    figure = Figure(figsize=(WIDTH * 0.75, 2.3 * len(networks)), layout="constrained")
+    for axis, (name, shapes) in zip(
+        figure.subplots(len(networks), 1, squeeze=False)[:, 0], networks.items(), strict=True
+    ):
+        tallest = max(height for _, height, _ in shapes)
+        heights = [0.15 + height / tallest for _, height, _ in shapes]
+        lowest = (len(shapes) - 1) // 2
+        for place, ((channels, height, width), tall) in enumerate(zip(shapes, heights, strict=True)):
+            colour = "#546e7a" if place < lowest else "#00838f" if place > lowest else "#263238"
+            axis.bar(place, tall, width=0.5, bottom=-tall / 2, color=colour)
+            axis.annotate(str(channels), (place, tall / 2), ha="center", va="bottom", fontsize=10)
+            axis.annotate(f"{height} × {width}", (place, -tall / 2), ha="center", va="top", fontsize=9)
+        for place in range(lowest if name in skips else 0):
+            ends = ((place + 0.25, 0), (2 * lowest - place - 0.25, 0))
+            arc = {"arrowstyle": "-|>", "color": "#9e9e9e", "connectionstyle": f"arc3,rad={-0.1 * (lowest - place):g}"}
+            axis.annotate("", ends[1], ends[0], arrowprops=arc, zorder=0)
+        axis.set(xlim=(-0.6, len(shapes) - 0.4), ylim=(-0.85, 0.95))
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.set_axis_off()
+    return figure
+
+
 def plot_spectrum(patch):
     """A picture and its spectrum, log(1 + |F|), zero frequency in the middle. patch: `(H, W)`, 0-255 or 0-1."""
     picture = np.asarray(patch, np.float32)

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
 from draem_aitex.augmenter import AugmentedBatch
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_unit
 from draem_aitex.geometry import uniform
-from draem_aitex.kinds import check_images, check_unit
+from draem_aitex.kinds import check_images
 from draem_aitex.perlin import perlin_noise
 
 FINEST_EXPONENT = 5  # lattices have 2^0 to 2^5 cells along an axis

@@ -15,7 +15,7 @@ from draem_aitex.augmenter import Augmenter, AugmenterConfig
 from draem_aitex.checkpoint import load_checkpoint, network_content, save_checkpoint
 from draem_aitex.errors import InputError
 from draem_aitex.losses import reconstruction_loss, segmentation_loss
-from draem_aitex.networks import PRESETS, build_draem
+from draem_aitex.networks import PRESETS, NetworkConfig, build_draem
 from draem_aitex.sampler import CropSampler
 
 
@@ -23,7 +23,7 @@ from draem_aitex.sampler import CropSampler
 class TrainConfig:
     """What defines a training run. Give `minutes` or `steps`; the schedule fits either."""
 
-    preset: str = "compact"
+    preset: str | NetworkConfig = "compact"  # a name in `networks.PRESETS`, or a pair of your own
     minutes: float | None = None
     steps: int | None = None
     batch: int = 16  # crops a step
@@ -35,7 +35,7 @@ class TrainConfig:
     augmenter: AugmenterConfig = field(default_factory=AugmenterConfig)
 
     def __post_init__(self):
-        if self.preset not in PRESETS:
+        if not isinstance(self.preset, NetworkConfig) and self.preset not in PRESETS:
             raise InputError(f"preset: {self.preset!r}; expected one of {', '.join(PRESETS)}")
         if (self.minutes is None) == (self.steps is None):
             raise InputError(f"minutes={self.minutes}, steps={self.steps}; expected one of the two; give the other up")
@@ -118,11 +118,15 @@ class Trainer:
         loss = repainted.total + segmented.total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.descend()
+        self.steps += 1
+        return {"loss": loss.detach(), **repainted.parts, **segmented.parts}
+
+    def descend(self):
+        """Move the weights along their gradients, and the averaged weights after them."""
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.average.update_parameters(self.model)
-        self.steps += 1
-        return {"loss": loss.detach(), **repainted.parts, **segmented.parts}
 
     def state(self, finished):
         """The averaged weights for whoever wants to use them and, while unfinished, everything `restore` needs."""

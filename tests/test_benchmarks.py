@@ -11,10 +11,12 @@ from conftest import ROOT
 from draem_aitex import aitex, fabric, patcher
 from draem_aitex.inference import DraemDetector
 from draem_aitex.kinds import KINDS
+from draem_aitex.networks import build_draem
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation  # noqa: E402
 import augmenter  # noqa: E402
+import training  # noqa: E402
 
 
 def run(monkeypatch, capsys, module, *arguments):
@@ -87,3 +89,53 @@ def test_the_augmenters_speed(monkeypatch, capsys, tmp_path):
 def test_the_augmenters_peer_is_named_when_it_is_not_there(monkeypatch, capsys, tmp_path):
     status, _, error = run(monkeypatch, capsys, augmenter, "--peer", tmp_path)
     assert status == 2 and "perlin.py: no such file" in error and len(error.splitlines()) == 1
+
+
+PEER_NETWORKS = """
+from torch import nn
+
+class ReconstructiveSubNetwork(nn.Conv2d):
+    def __init__(self, in_channels, out_channels):
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+class DiscriminativeSubNetwork(ReconstructiveSubNetwork):
+    pass
+"""
+
+
+def test_the_trainings_speed_and_shares(monkeypatch, capsys, tmp_path):
+    (tmp_path / "model_unet.py").write_text(PEER_NETWORKS)
+    record = tmp_path / "record.json"
+    status, lines, _ = run(
+        monkeypatch, capsys, training, "--runs", 2, "--peer-runs", 1, "--peer", tmp_path, "--record", record
+    )
+    result = json.loads(lines[-1])
+    assert status == 0 and result["preset"] == "compact"
+    ratio = result["pixels_per_s"] / result["peer_pixels_per_s"]
+    assert result["pixels_per_s_ratio"] == pytest.approx(ratio)
+    shares = [result[f"{name}_share"] for name in ("network", "losses", "augmenter")]
+    assert all(0 < share < 1 for share in shares) and 0.5 < sum(shares) < 1.5
+    assert json.loads(record.read_text())["command"].startswith("python benchmarks/training.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--peer", "nowhere"), "model_unet.py: no such file"),
+        (("--preset", "huge"), "'huge'; expected one of compact, paper"),
+        (("--runs", 0), "expected 1 or more"),
+        (("--device", "abacus"), "device: 'abacus'"),
+    ],
+)
+def test_the_trainings_bad_input_is_named(monkeypatch, capsys, arguments, message):
+    status, _, error = run(monkeypatch, capsys, training, *arguments)
+    assert status == 2 and message in error and len(error.splitlines()) == 1
+
+
+def test_the_ablations_networks_build_and_differ():
+    groups = ablation.groups("networks")
+    configurations = [ablation.configuration("networks", settings, 3.0, 0) for settings in groups.values()]
+    assert len({configuration.preset for configuration in configurations}) == len(groups) > 1
+    for configuration in configurations:
+        build_draem(configuration.preset)
+    assert json.loads(json.dumps(groups)) == groups, "a record that was read back must compare equal"

@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from draem_aitex import losses
 from draem_aitex.errors import InputError
+
+RECONSTRUCTION = ["l1_loss", "ssim_loss", "fft_loss"]
+SEGMENTATION = ["bce_loss", "focal_loss"]
 
 
 def pictures(count=2, size=48):
@@ -34,6 +38,14 @@ def test_ssim_against_the_formula():
     expected = 1 - np.mean([ssim_by_hand(a[0], b[0]) for a, b in zip(x, y, strict=True)])
     assert abs(losses.ssim_loss(x, y).item() - expected) < 1e-5
     assert losses.ssim_loss(x, x).item() == pytest.approx(0, abs=1e-6)
+    assert losses.ssim_loss(x, y).item() == pytest.approx(losses.ssim_loss(y, x).item(), abs=1e-6)
+
+
+def test_ssim_has_no_window_beyond_the_border():
+    """A change of the outermost pixel reaches the one window that holds it, at the corner weight of the Gaussian."""
+    x = torch.full((1, 1, 32, 32), 0.5, dtype=torch.float64, requires_grad=True)
+    losses.ssim_loss(x, x.detach() + 0.1 * pictures(size=32)[0, :1].double()).backward()
+    assert x.grad[0, 0, 0, 0].abs() < 1e-3 * x.grad.abs().max() and x.grad[0, 0, 0, 0] != 0
 
 
 def test_fft_is_blind_to_a_cyclic_shift_and_sees_brightness():
@@ -41,6 +53,12 @@ def test_fft_is_blind_to_a_cyclic_shift_and_sees_brightness():
     assert losses.fft_loss(x.roll((5, 9), (2, 3)), x).item() < 1e-5
     assert losses.fft_loss(x * 0.8, x).item() > 0.03
     assert losses.l1_loss(x.roll((5, 9), (2, 3)), x).item() > 0.1
+
+
+def test_fft_against_numpy():
+    x, y = pictures()
+    spectra = [np.log1p(np.abs(np.fft.rfft2(p.double().numpy(), norm="ortho"))) for p in (x, y)]
+    assert losses.fft_loss(x, y).item() == pytest.approx(np.abs(spectra[0] - spectra[1]).mean(), abs=1e-6)
 
 
 def test_focal_without_focus_is_cross_entropy_and_agrees_with_torchvision():
@@ -52,9 +70,22 @@ def test_focal_without_focus_is_cross_entropy_and_agrees_with_torchvision():
         assert torch.allclose(losses.focal_loss(logits, mask, gamma, alpha), expected, atol=1e-6)
 
 
-def test_calling_everything_defective_costs():
-    mask = torch.zeros(1, 1, 16, 16)
-    assert losses.segmentation_loss(torch.full_like(mask, 8.0), mask).total > 1
+def test_focal_on_a_softmax_of_two_classes():
+    """The authors' focal loss, on a softmax of two classes and without alpha, from the difference of the logits."""
+    two = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(2))
+    mask = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(3)) > 0.8).float()
+    p_true = torch.softmax(two, 1).gather(1, mask.long())
+    expected = (-((1 - p_true) ** 2) * p_true.log()).mean()
+    assert torch.allclose(losses.focal_loss(two[:, 1:] - two[:, :1], mask, alpha=None), expected, atol=1e-6)
+
+
+def test_both_wrong_answers_cost():
+    """Everything called defective, or everything called cloth: each costs more than twice what knowing nothing does."""
+    clean, defective = torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
+    for mask, answer in ((clean, 8.0), (defective, -8.0)):
+        for loss in (losses.bce_loss, losses.focal_loss):
+            assert loss(torch.full_like(mask, answer), mask) > 2 * loss(torch.zeros_like(mask), mask)
+    assert losses.segmentation_loss(torch.full_like(clean, 8.0), clean).total > 1
 
 
 def test_combinations_have_the_series_weights():
@@ -68,17 +99,11 @@ def test_combinations_have_the_series_weights():
     assert torch.allclose(segmented.total, 0.5 * parts["bce"] + 0.5 * parts["focal"])
 
 
-@pytest.mark.parametrize("name", ["l1_loss", "ssim_loss", "fft_loss", "bce_loss", "focal_loss"])
-def test_gradients_are_finite_and_right(name):
-    x, y = pictures(size=16)
-    target = y.round() if name in ("bce_loss", "focal_loss") else y
-    x = x.clone().requires_grad_()
-    getattr(losses, name)(x, target).backward()
-    assert x.grad.isfinite().all() and x.grad.abs().max() > 0
-    with torch.no_grad():
-        step = 1e-2 * x.grad / x.grad.norm()
-        change = getattr(losses, name)(x + step, target) - getattr(losses, name)(x - step, target)
-    assert change.item() == pytest.approx(2e-2 * x.grad.norm().item(), rel=0.05)
+@pytest.mark.parametrize("name", RECONSTRUCTION + SEGMENTATION)
+def test_gradients_agree_with_differences(name):
+    x, y = pictures(size=12).double()[:, :1]
+    target = y.round() if name in SEGMENTATION else y
+    assert torch.autograd.gradcheck(lambda x: getattr(losses, name)(x, target), (4 * x.requires_grad_() - 2,))
 
 
 def test_equal_pictures_have_finite_gradients():
@@ -87,15 +112,59 @@ def test_equal_pictures_have_finite_gradients():
     assert x.grad.isfinite().all()
 
 
-def test_bfloat16_inside_autocast_is_computed_in_float32():
+def test_sure_answers_have_finite_losses_and_gradients():
+    """Logits far from zero, right and wrong, where a sigmoid is exactly 0 or 1."""
+    logits = torch.tensor([-200.0, 200.0]).repeat(128).view(1, 1, 16, 16).requires_grad_()
+    total = losses.segmentation_loss(logits, torch.zeros(1, 1, 16, 16)).total
+    total.backward()
+    assert total.isfinite() and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", RECONSTRUCTION + SEGMENTATION)
+def test_bfloat16_inside_autocast_is_computed_in_float32(name):
     x, y = pictures()
-    expected = losses.ssim_loss(x.bfloat16().float(), y)
+    target = y.round() if name in SEGMENTATION else y
+    expected = getattr(losses, name)(x.bfloat16().float(), target)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.allclose(losses.ssim_loss(x.bfloat16(), y), expected, atol=1e-4)
+        found = getattr(losses, name)(x.bfloat16(), target)
+    assert found.dtype == torch.float32 and torch.allclose(found, expected, atol=1e-6)
 
 
-def test_shapes_are_named():
-    with pytest.raises(InputError, match=r"\(1, 1, 8, 8\) and \(1, 1, 8, 9\)"):
-        losses.l1_loss(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9))
+@pytest.mark.parametrize(
+    ("output", "target", "message"),
+    [
+        (
+            torch.zeros(1, 1, 16, 16),
+            torch.zeros(1, 1, 16, 17),
+            r"\(1, 1, 16, 16\) and \(1, 1, 16, 17\); expected one shape",
+        ),
+        (torch.zeros(16, 16), torch.zeros(16, 16), r"expected one shape \(B, C, H, W\)"),
+        (torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16, dtype=torch.uint8), "torch.uint8; expected floating"),
+        (torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), 255.0), "values from 255 to 255; expected 0 to 1"),
+        (torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), torch.nan), "values from nan"),
+    ],
+)
+@pytest.mark.parametrize("name", RECONSTRUCTION + SEGMENTATION)
+def test_bad_input_is_named(name, output, target, message):
+    with pytest.raises(InputError, match=message) as caught:
+        getattr(losses, name)(output, target)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_settings_are_named():
+    blank = torch.zeros(1, 1, 8, 8)
     with pytest.raises(InputError, match="alpha: 1"):
-        losses.focal_loss(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), alpha=1)
+        losses.focal_loss(blank, blank, alpha=1)
+    with pytest.raises(InputError, match="gamma: -1"):
+        losses.focal_loss(blank, blank, gamma=-1)
+    with pytest.raises(InputError, match=r"\(8, 8\) pixels; expected 11 x 11 or more"):
+        losses.ssim_loss(blank, blank)
+
+
+def test_all_are_means():
+    """Twice the same batch costs the same: losses do not depend on how many pictures there are."""
+    x, y = pictures()
+    for name in RECONSTRUCTION + SEGMENTATION:
+        loss, target = getattr(losses, name), y.round() if name in SEGMENTATION else y
+        assert torch.allclose(loss(x, target), loss(torch.cat([x, x]), torch.cat([target, target])), atol=1e-6)
+    assert torch.allclose(losses.l1_loss(x, y), F.l1_loss(x, y))

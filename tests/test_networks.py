@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from draem_aitex import networks
 from draem_aitex.errors import InputError
 from draem_aitex.networks import NetworkConfig, build_draem, count_parameters
 
@@ -10,20 +13,148 @@ def model():
     return build_draem("compact").eval()
 
 
-@pytest.mark.parametrize("size", [(128, 128), (256, 320), (100, 77), (17, 16)])
+def noise(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def lived_in(model):
+    """Batch norms of a trained model: statistics and factors that are not 0 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("running_var", "running_mean")):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5 * name.endswith("var"))
+    return model.eval()
+
+
+# The authors' networks, from what their model_unet.py lists: channels of each layer, in multiples of the base width.
+PUBLISHED = {
+    "reconstructive": {
+        "base": 128, "encoder": "encoder", "decoder": "decoder", "skips": False,
+        "down": [1, 2, 4, 8, 8],
+        "up": {"1": (8, 8), "2": (4, 4), "3": (2, 2), "4": (1, 1)},
+        "db": {"1": (8, 8, 4), "2": (4, 4, 2), "3": (2, 2, 1), "4": (1, 1, 1)},
+    },
+    "discriminative": {
+        "base": 64, "encoder": "encoder_segment", "decoder": "decoder_segment", "skips": True,
+        "down": [1, 2, 4, 8, 8, 8],
+        "up": {"_b": (8, 8), "1": (8, 4), "2": (4, 2), "3": (2, 1), "4": (1, 1)},
+        "db": {"_b": (16, 8, 8), "1": (12, 4, 4), "2": (6, 2, 2), "3": (3, 1, 1), "4": (2, 1, 1)},
+    },
+}  # fmt: skip
+
+
+def published_state(layout, inputs, outputs):
+    """Random weights under the authors' names."""
+    generator, base, state = torch.Generator().manual_seed(inputs), layout["base"], {}
+
+    def layer(convolution, norm, before, after):
+        scale = (2 / (9 * before)) ** 0.5
+        state[f"{convolution}.weight"] = scale * torch.randn(after, before, 3, 3, generator=generator)
+        state[f"{convolution}.bias"] = 0.1 * torch.randn(after, generator=generator)
+        if norm:
+            for name, offset in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
+                state[f"{norm}.{name}"] = torch.rand(after, generator=generator) + offset
+            state[f"{norm}.num_batches_tracked"] = torch.tensor(1)
+
+    before = inputs
+    for number, after in enumerate(layout["down"], start=1):
+        block = f"{layout['encoder']}.block{number}"
+        layer(f"{block}.0", f"{block}.1", before, after * base)
+        layer(f"{block}.3", f"{block}.4", after * base, after * base)
+        before = after * base
+    for name in layout["up"]:
+        up, db = f"{layout['decoder']}.up{name}", f"{layout['decoder']}.db{name}"
+        layer(f"{up}.1", f"{up}.2", *(base * width for width in layout["up"][name]))
+        first, middle, last = (base * width for width in layout["db"][name])
+        layer(f"{db}.0", f"{db}.1", first, middle)
+        layer(f"{db}.3", f"{db}.4", middle, last)
+    layer(f"{layout['decoder']}.fin_out.0", None, base, outputs)
+    return state
+
+
+def published_forward(layout, state, x):
+    """What the authors' network does with these weights, layer by layer, as plain functions."""
+
+    def layer(x, convolution, norm):
+        x = F.conv2d(x, state[f"{convolution}.weight"], state[f"{convolution}.bias"], padding=1)
+        mean, variance = state[f"{norm}.running_mean"], state[f"{norm}.running_var"]
+        return F.relu(F.batch_norm(x, mean, variance, state[f"{norm}.weight"], state[f"{norm}.bias"]))
+
+    seen = []
+    for number in range(1, len(layout["down"]) + 1):
+        block = f"{layout['encoder']}.block{number}"
+        x = layer(layer(F.max_pool2d(x, 2) if seen else x, f"{block}.0", f"{block}.1"), f"{block}.3", f"{block}.4")
+        seen.append(x)
+    for name, skip in zip(layout["up"], seen[-2::-1], strict=True):
+        up, db = f"{layout['decoder']}.up{name}", f"{layout['decoder']}.db{name}"
+        x = layer(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True), f"{up}.1", f"{up}.2")
+        x = torch.cat([x, skip], 1) if layout["skips"] else x
+        x = layer(layer(x, f"{db}.0", f"{db}.1"), f"{db}.3", f"{db}.4")
+    head = f"{layout['decoder']}.fin_out.0"
+    return F.conv2d(x, state[f"{head}.weight"], state[f"{head}.bias"], padding=1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_paper_computes_what_the_authors_networks_compute(channels):
+    states = {
+        "reconstructive": published_state(PUBLISHED["reconstructive"], channels, channels),
+        "discriminative": published_state(PUBLISHED["discriminative"], 2 * channels, 2),
+    }
+    model = build_draem("paper", channels=channels).eval()
+    networks.load_published_weights(model, **states)
+    images = noise(1, channels, 64, 96)
+    with torch.inference_mode():
+        expected = published_forward(PUBLISHED["reconstructive"], states["reconstructive"], images)
+        two = published_forward(PUBLISHED["discriminative"], states["discriminative"], torch.cat([expected, images], 1))
+        reconstruction, logits = model(images)
+        assert torch.allclose(model.discriminative(torch.cat([expected, images], 1)), two, atol=1e-5)
+    assert torch.allclose(reconstruction, expected, atol=1e-5)
+    assert torch.allclose(torch.sigmoid(logits), torch.softmax(two, 1)[:, 1:], atol=1e-5)
+
+
+def test_paper_has_the_published_number_of_parameters():
+    model = build_draem("paper", channels=3)
+    assert count_parameters(model.reconstructive) == 69_048_579
+    assert count_parameters(model.discriminative) == 28_374_146
+
+
+def test_published_weights_that_do_not_fit_are_named():
+    states = [published_state(PUBLISHED[name], 1, 1) for name in ("reconstructive", "discriminative")]
+    model = build_draem("paper")
+    with pytest.raises(InputError, match="discriminative: weights do not fit .*shape"):
+        networks.load_published_weights(model, *states)
+    with pytest.raises(InputError, match="reconstructive: weights do not fit"):
+        networks.load_published_weights(model, states[1], states[1])
+    with pytest.raises(InputError, match=r"'module\.block1\.0\.weight' is no name of the authors'"):
+        networks.rename_published({"module.block1.0.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("size", [(128, 128), (256, 320), (100, 77), (17, 16), (1, 1), (3, 200)])
 def test_any_size_comes_back(model, size):
-    reconstruction, logits = model(torch.zeros(2, 1, *size))
+    reconstruction, logits = model(noise(2, 1, *size))
     assert reconstruction.shape == logits.shape == (2, 1, *size)
 
 
-def test_compact_is_about_a_million_parameters(model):
-    assert 0.8e6 < count_parameters(model) < 1.1e6
+def test_padding_mirrors_and_crops_back(model):
+    images = noise(1, 1, 37, 50)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (0, -37 % 16), (0, -50 % 16)), mode="reflect")
+    for ours, expected in zip(model(images), model(torch.from_numpy(padded)), strict=True):
+        assert torch.allclose(ours, expected[..., :37, :50], atol=1e-6)
+    small = noise(1, 1, 3, 1)
+    expected = np.pad(small.numpy(), ((0, 0), (0, 0), (0, 13), (0, 15)), mode="reflect")
+    assert np.array_equal(networks.mirror_to_multiple(small, 16).numpy(), expected)
+
+
+def test_presets_are_one_definition():
+    """The same class, and no setting but those of `NetworkConfig`; compact is a hundredth of the paper's pair."""
+    compact, paper = build_draem("compact"), build_draem("paper")
+    assert type(compact) is type(paper)
+    assert 50 < count_parameters(paper) / count_parameters(compact) < 400
 
 
 def test_the_reconstructive_network_has_no_skips_and_the_discriminative_has(model):
     """Cut the lowest level's way up: without skips nothing of the input is left, with skips the picture still is."""
-    generator = torch.Generator().manual_seed(0)
-    one, other = torch.rand(2, 1, 1, 64, 64, generator=generator)
+    one, other = noise(2, 1, 1, 64, 64)
     for network, inputs, differs in ((model.reconstructive, 1, False), (model.discriminative, 2, True)):
         bottom = network.encoder[-1].register_forward_hook(lambda _module, _args, output: torch.zeros_like(output))
         first, second = network(one.repeat(1, inputs, 1, 1)), network(other.repeat(1, inputs, 1, 1))
@@ -31,17 +162,54 @@ def test_the_reconstructive_network_has_no_skips_and_the_discriminative_has(mode
         assert (not torch.allclose(first, second)) == differs
 
 
-def test_three_channels():
-    reconstruction, logits = build_draem(NetworkConfig(channels=3, width=8))(torch.zeros(2, 3, 64, 64))
-    assert reconstruction.shape == (2, 3, 64, 64) and logits.shape == (2, 1, 64, 64)
+def test_folding_changes_nothing_but_the_layers():
+    for model in (lived_in(build_draem("compact")), lived_in(build_draem(NetworkConfig(3, (8, 16), (8, 16, 16))))):
+        images = noise(2, model.config.channels, 64, 80)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        folded = networks.fold_batch_norm(model)
+        assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
+        for ours, expected in zip(folded(images), model(images), strict=True):
+            assert torch.allclose(ours, expected, atol=1e-5)
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("images", [torch.zeros(2, 3, 64, 64), torch.zeros(64, 64), torch.zeros(1, 1, 8, 64)])
-def test_wrong_shapes_name_expected_and_found(model, images):
-    with pytest.raises(InputError, match=r"expected"):
+def test_same_seed_same_weights_and_the_global_state_untouched():
+    before = torch.get_rng_state()
+    one, same, other = (build_draem("compact", seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            torch.zeros(2, 3, 64, 64),
+            r"float32 of shape \(2, 3, 64, 64\); expected torch.float32 of shape \(B, 1, H, W\)",
+        ),
+        (torch.zeros(64, 64), r"shape \(64, 64\); expected"),
+        (torch.zeros(0, 1, 64, 64), r"shape \(0, 1, 64, 64\); expected"),
+        (torch.zeros(1, 1, 64, 64, dtype=torch.uint8), "torch.uint8 .*expected torch.float32"),
+        (torch.zeros(1, 1, 64, 64, dtype=torch.float64), "torch.float64 .*expected torch.float32"),
+        (torch.full((1, 1, 64, 64), 255.0), "images: values from 255 to 255; expected 0 to 1; divide"),
+        (torch.full((1, 1, 64, 64), torch.nan), "images: values from nan"),
+    ],
+)
+def test_bad_images_name_expected_and_found(model, images, message):
+    with pytest.raises(InputError, match=message) as caught:
         model(images)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"stem": 0}, {"classes": 3}, {"upsampling": "cubic"}, {"reconstructive": ()}, {"channels": 0}]
+)
+def test_bad_settings_are_named(settings):
+    with pytest.raises(InputError, match=rf"{next(iter(settings))}.*expected"):
+        NetworkConfig(**settings)
 
 
 def test_unknown_preset():
-    with pytest.raises(InputError, match="'huge'; expected one of compact"):
+    with pytest.raises(InputError, match="'huge'; expected one of compact, paper"):
         build_draem("huge")

@@ -33,6 +33,7 @@ FIGURES = {
     "curves": lambda: plots.plot_roc_pr([True, False, True, False], [0.9, 0.2, 0.4, 0.5], 0.45),
     "scores": lambda: plots.plot_scores(RNG.random(50), RNG.random(9), 0.8),
     "losses": lambda: plots.plot_losses_table(["L1", "SSIM"], ["blur", "shift", "dark"], np.ones((3, 2))),
+    "levels": lambda: plots.plot_levels({"one": [(16, 8, 8), (32, 4, 4), (16, 8, 8)]}, skips=["one"]),
     "spectrum": lambda: plots.plot_spectrum(ROLL[:, :256]),
     "defect sizes": lambda: plots.plot_defect_sizes({"nep": [5, 50, 500], "crease": [7]}),
     "hits": lambda: plots.plot_hits([("nep", 2, 3), ("crease", 0, 0)]),

@@ -96,6 +96,11 @@ WRONG = {  # one plausible wrong answer an exercise
         'trouble = AugmenterConfig(clean_share=0.9, weights={"slip": 2, "thread": 1})',
         "out_of_step = 2",
     ],
+    "04_DRAEM_Model": [
+        "def parameters(inputs, outputs):\n    return 9 * inputs * outputs + outputs",
+        "my_gamma, my_alpha = 0, 0.5",
+        "def dice_loss(logits, mask):\n    return 1 - (2 * (logits * mask).sum() + 1) / (logits + mask + 1).sum()",
+    ],
 }
 
 

@@ -1,0 +1,130 @@
+"""How fast a step of training is, and where its time goes: networks, losses, augmenter; beside the authors' networks.
+
+    python benchmarks/training.py [--peer DIR]
+
+DIR is a checkout of VitjanZ/DRAEM. Its two networks are trained on ready-made noise of 256 x 256 pixels with Adam; its
+own losses have CUDA written into them, so that mean squared error and cross-entropy stand in for them, which cost less.
+Ours is the whole step: sampler, augmenter, networks, losses, optimiser, averaging. Simulated fabric, medians of runs
+taken in turn. The last line is one JSON object; a record is written with --record FILE.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from record import circumstances, load_peer, medians, write
+from torch.nn import functional as F
+
+from draem_aitex import aitex, fabric, loom
+from draem_aitex.errors import InputError
+from draem_aitex.losses import reconstruction_loss, segmentation_loss
+from draem_aitex.training import TrainConfig, Trainer, pick_device, precision
+
+PEER_SIZE = 256  # pixels
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, metavar="DIR", help="a checkout of VitjanZ/DRAEM")
+    parser.add_argument("--preset", default="compact", help="default: compact, that of the shipped checkpoints")
+    parser.add_argument("--runs", type=int, default=15, help="runs whose median counts (default: 15)")
+    parser.add_argument("--peer-runs", type=int, default=3, help="the same for the peer, seconds each (default: 3)")
+    parser.add_argument("--peer-batch", type=int, default=1, help="pictures a step of the peer (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result there as well")
+    options = parser.parse_args()
+    try:
+        result = measure(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.record is not None:
+        write(options.record, {**circumstances("python " + " ".join(sys.argv)), **result})
+    print(json.dumps(result))
+    return 0
+
+
+def measure(options):
+    for name in ("runs", "peer_runs", "peer_batch"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
+    device = pick_device(options.device)
+    peer = load_peer(options.peer, "model_unet.py") if options.peer else None
+    rolls = fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
+    trainer = Trainer(rolls, TrainConfig(preset=options.preset, steps=10_000), device)
+    config = trainer.config
+    seconds = medians(parts(trainer), options.runs, device)
+    result = {
+        "preset": options.preset,
+        "batch": config.batch,
+        "crop": config.crop,
+        "pixels_per_s": config.batch * config.crop**2 / seconds["step"],
+        "peer_pixels_per_s": None,
+        "pixels_per_s_ratio": None,
+        **{f"{name}_share": seconds[name] / seconds["step"] for name in ("network", "losses", "augmenter")},
+    }
+    if peer is not None:
+        # One warm-up is enough for steps of seconds, and they do not take turns with ours of milliseconds.
+        taken = medians({"peer": peer_step(peer, options.peer_batch, device)}, options.peer_runs, device, warm_up=1)
+        result["peer_pixels_per_s"] = options.peer_batch * PEER_SIZE**2 / taken["peer"]
+        result["pixels_per_s_ratio"] = result["pixels_per_s"] / result["peer_pixels_per_s"]
+    print(f"simulated fabric, {device}, medians of {options.runs} runs in turn; the peer of {options.peer_runs}")
+    for name in ("network", "losses", "augmenter"):
+        print(
+            f"{name}: {result[f'{name}_share']:.1%} of a step of {config.batch} crops of {config.crop} x {config.crop}"
+        )
+    return result
+
+
+def parts(trainer):
+    """The step and its parts, each by itself on tensors of the step's shapes."""
+    clean = trainer.sampler(trainer.config.batch, trainer.generator)
+    batch = trainer.augmenter(clean, trainer.generator)
+    images = batch.images.contiguous(memory_format=torch.channels_last)
+
+    def forward():
+        with precision(trainer.device):
+            return trainer.model(images)
+
+    outputs = [output.detach().requires_grad_() for output in forward()]
+
+    def losses():
+        total = reconstruction_loss(outputs[0], clean).total + segmentation_loss(outputs[1], batch.masks).total
+        return torch.autograd.grad(total, outputs)
+
+    gradients = losses()
+
+    def network():
+        trainer.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(forward(), gradients)
+        trainer.descend()
+
+    def augmenter():
+        trainer.augmenter(trainer.sampler(trainer.config.batch, trainer.generator), trainer.generator)
+
+    return {"step": trainer.step, "network": network, "losses": losses, "augmenter": augmenter}
+
+
+def peer_step(peer, batch, device):
+    """One step of the authors' networks on a ready-made batch."""
+    reconstructive = peer.ReconstructiveSubNetwork(in_channels=3, out_channels=3).to(device).train()
+    discriminative = peer.DiscriminativeSubNetwork(in_channels=6, out_channels=2).to(device).train()
+    optimizer = torch.optim.Adam([*reconstructive.parameters(), *discriminative.parameters()], lr=1e-4)
+    images = torch.rand(batch, 3, PEER_SIZE, PEER_SIZE, device=device)
+    masks = torch.zeros(batch, PEER_SIZE, PEER_SIZE, dtype=torch.long, device=device)
+
+    def step():
+        reconstruction = reconstructive(images)
+        logits = discriminative(torch.cat([reconstruction, images], dim=1))
+        loss = F.mse_loss(reconstruction, images) + F.cross_entropy(logits, masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+if __name__ == "__main__":
+    sys.exit(main())
