@@ -33,7 +33,8 @@ RESULTS = Path(__file__).parent / "results"
 RECORDS = {"kinds": RESULTS / "ablation.json", "networks": RESULTS / "ablation_networks.json"}
 NETWORKS = {
     "compact": {},
-    "convolution behind each upsampling": {"up_convolution": True},
+    "one level more": {"reconstructive": [16, 32, 64, 128], "discriminative": [16, 32, 64, 128]},
+    "convolution behind upsampling": {"up_convolution": True},
 }
 
 

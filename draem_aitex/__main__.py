@@ -51,7 +51,7 @@ def build_parser():
     budget = train.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="training time (default: 8)")
     budget.add_argument("--steps", type=int)
-    train.add_argument("--preset", default="compact")
+    train.add_argument("--preset", default="compact", help="compact (default), or paper: the published networks")
     train.add_argument("--fabric", nargs="+", default=[], metavar="FF", help="fabric codes; all without it")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")

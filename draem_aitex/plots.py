@@ -220,10 +220,10 @@ def plot_losses_table(names, corruptions, values):
 
 
 def plot_levels(networks, skips=()):
-    """What the levels of encoder-decoders hand on: a bar each, as high as its maps, the number of maps above it.
+    """What the levels of encoder-decoders hand on: a bar each, the higher the larger its maps, with their number.
 
     networks: dict of name to list of `(channels, height, width)`, from the first level down to the lowest and up
-    again; skips: names of those whose decoder also gets what the encoder had at the same size, drawn as arcs.
+    again; skips: names of those whose decoder also gets what the encoder had at the same size, drawn as arrows.
     """
     figure = Figure(figsize=(WIDTH * 0.75, 2.3 * len(networks)), layout="constrained")
     for axis, (name, shapes) in zip(
@@ -235,13 +235,13 @@ def plot_levels(networks, skips=()):
         for place, ((channels, height, width), tall) in enumerate(zip(shapes, heights, strict=True)):
             colour = "#546e7a" if place < lowest else "#00838f" if place > lowest else "#263238"
             axis.bar(place, tall, width=0.5, bottom=-tall / 2, color=colour)
-            axis.annotate(str(channels), (place, tall / 2), ha="center", va="bottom", fontsize=10)
+            axis.annotate(str(channels), (place, 0), ha="center", va="center", fontsize=11, color="white")
             axis.annotate(f"{height} × {width}", (place, -tall / 2), ha="center", va="top", fontsize=9)
         for place in range(lowest if name in skips else 0):
-            ends = ((place + 0.25, 0), (2 * lowest - place - 0.25, 0))
-            arc = {"arrowstyle": "-|>", "color": "#9e9e9e", "connectionstyle": f"arc3,rad={-0.1 * (lowest - place):g}"}
-            axis.annotate("", ends[1], ends[0], arrowprops=arc, zorder=0)
-        axis.set(xlim=(-0.6, len(shapes) - 0.4), ylim=(-0.85, 0.95))
+            above = 0.5 * heights[place] - 0.07  # higher than the bars between the two ends
+            ends = (place + 0.25, above), (2 * lowest - place - 0.25, above)
+            axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "-|>", "color": "#757575"})
+        axis.set(xlim=(-0.6, len(shapes) - 0.4), ylim=(-0.85, 0.7))
         axis.set_title(name, fontsize=10, loc="left")
         axis.set_axis_off()
     return figure

@@ -7,6 +7,7 @@ from draem_aitex import aitex, training
 from draem_aitex.checkpoint import FORMAT, load_checkpoint, load_model, save_checkpoint
 from draem_aitex.errors import InputError
 from draem_aitex.fabric import load_rolls
+from draem_aitex.networks import NetworkConfig
 from draem_aitex.sampler import EDGE_SHARE, CropSampler
 
 
@@ -55,6 +56,20 @@ def test_training_learns(rolls):
     losses = [row["loss"] for row in result.log]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert list(result.log[0])[3:] == ["loss", "l1", "ssim", "fft", "bce", "focal"]
+
+
+def test_the_papers_layout_trains_resumes_and_comes_back(rolls, tmp_path):
+    """Two classes, bilinear upsampling, networks of different depth: the published settings, with narrow widths."""
+    narrow = NetworkConfig(reconstructive=(4, 8), discriminative=(4, 8, 8))
+    path = tmp_path / "narrow.pt"
+    first = training.train(rolls, config(preset=narrow), path, quiet=True)
+    again = training.train(rolls, config(preset=narrow), path, quiet=True)
+    assert first.finished and again.steps == first.steps == 4
+    model, images = load_model(load_checkpoint(path)), torch.rand(1, 1, 64, 64)
+    assert model.config == narrow and torch.equal(model(images)[1], first.model(images)[1])
+    other = NetworkConfig(reconstructive=(4, 4), discriminative=(4, 8))
+    with pytest.raises(InputError, match=r"another config \(preset\)"):
+        training.train(rolls, config(preset=other), path, quiet=True)
 
 
 def test_same_seed_same_weights(rolls):
