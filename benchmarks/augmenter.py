@@ -8,47 +8,28 @@ Simulated fabric, crops of 128 x 128, medians of several runs taken in turn. The
 is written with --record FILE.
 """
 
-import argparse
-import json
 import sys
-from pathlib import Path
 
 import torch
-from record import circumstances, load_peer, medians, write
+from record import load_peer, medians, run_speed, speed_parser
 
 from draem_aitex import aitex, fabric, loom
 from draem_aitex.augmenter import Augmenter
-from draem_aitex.errors import InputError
 from draem_aitex.perlin import perlin_noise
 from draem_aitex.sampler import CropSampler
-from draem_aitex.training import TrainConfig, Trainer
+from draem_aitex.training import TrainConfig, Trainer, pick_device
 
 CROP, PEER_SIZE = 128, 256  # pixels
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", type=Path, metavar="DIR", help="a checkout of VitjanZ/DRAEM")
+    parser = speed_parser(__doc__)
     parser.add_argument("--batch", type=int, default=128, help="crops made at once (default: 128)")
-    parser.add_argument("--runs", type=int, default=15, help="runs whose median counts (default: 15)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result there as well")
-    options = parser.parse_args()
-    try:
-        result = measure(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if options.record is not None:
-        write(options.record, {**circumstances("python " + " ".join(sys.argv)), **result})
-    print(json.dumps(result))
-    return 0
+    return run_speed(parser, measure)
 
 
 def measure(options):
-    if min(options.batch, options.runs) < 1:
-        raise InputError(f"--batch {options.batch} --runs {options.runs}: expected 1 or more")
-    device = torch.device(options.device)
+    device = pick_device(options.device)
     peer = load_peer(options.peer, "perlin.py").rand_perlin_2d_np if options.peer else None
     if peer is not None:
         print("peer: rand_perlin_2d_np of perlin.py is timed; data_loader.py is not, it needs imgaug")

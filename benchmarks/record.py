@@ -1,10 +1,12 @@
-"""What the benchmarks share: medians of runs taken in turn, a peer's module, and the record with its circumstances."""
+"""What the benchmarks share: options, medians of runs taken in turn, the peer's modules, records with circumstances."""
 
+import argparse
 import datetime
 import importlib.util
 import json
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -38,6 +40,33 @@ def write(path, record):
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(temporary, path)
+
+
+def speed_parser(description):
+    """The options that benchmarks of speed have in common."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, metavar="DIR", help="a checkout of VitjanZ/DRAEM")
+    parser.add_argument("--runs", type=int, default=15, help="runs whose median counts (default: 15)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result there as well")
+    return parser
+
+
+def run_speed(parser, measure):
+    """Measure with the given options, print the result as the last line; bad input is one line and status 2."""
+    options = parser.parse_args()
+    try:
+        for name, value in vars(options).items():
+            if isinstance(value, int) and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+        result = measure(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.record is not None:
+        write(options.record, {**circumstances("python " + " ".join(sys.argv)), **result})
+    print(json.dumps(result))
+    return 0
 
 
 def medians(tasks, runs, device, warm_up=2):

@@ -8,17 +8,13 @@ Ours is the whole step: sampler, augmenter, networks, losses, optimiser, averagi
 taken in turn. The last line is one JSON object; a record is written with --record FILE.
 """
 
-import argparse
-import json
 import sys
-from pathlib import Path
 
 import torch
-from record import circumstances, load_peer, medians, write
+from record import load_peer, medians, run_speed, speed_parser
 from torch.nn import functional as F
 
 from draem_aitex import aitex, fabric, loom
-from draem_aitex.errors import InputError
 from draem_aitex.losses import reconstruction_loss, segmentation_loss
 from draem_aitex.training import TrainConfig, Trainer, pick_device, precision
 
@@ -26,30 +22,14 @@ PEER_SIZE = 256  # pixels
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", type=Path, metavar="DIR", help="a checkout of VitjanZ/DRAEM")
+    parser = speed_parser(__doc__)
     parser.add_argument("--preset", default="compact", help="default: compact, that of the shipped checkpoints")
-    parser.add_argument("--runs", type=int, default=15, help="runs whose median counts (default: 15)")
     parser.add_argument("--peer-runs", type=int, default=3, help="the same for the peer, seconds each (default: 3)")
     parser.add_argument("--peer-batch", type=int, default=1, help="pictures a step of the peer (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result there as well")
-    options = parser.parse_args()
-    try:
-        result = measure(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if options.record is not None:
-        write(options.record, {**circumstances("python " + " ".join(sys.argv)), **result})
-    print(json.dumps(result))
-    return 0
+    return run_speed(parser, measure)
 
 
 def measure(options):
-    for name in ("runs", "peer_runs", "peer_batch"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
     device = pick_device(options.device)
     peer = load_peer(options.peer, "model_unet.py") if options.peer else None
     rolls = fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
@@ -109,10 +89,12 @@ def parts(trainer):
 
 def peer_step(peer, batch, device):
     """One step of the authors' networks on a ready-made batch."""
-    reconstructive = peer.ReconstructiveSubNetwork(in_channels=3, out_channels=3).to(device).train()
-    discriminative = peer.DiscriminativeSubNetwork(in_channels=6, out_channels=2).to(device).train()
+    with torch.random.fork_rng():
+        reconstructive = peer.ReconstructiveSubNetwork(in_channels=3, out_channels=3).to(device).train()
+        discriminative = peer.DiscriminativeSubNetwork(in_channels=6, out_channels=2).to(device).train()
     optimizer = torch.optim.Adam([*reconstructive.parameters(), *discriminative.parameters()], lr=1e-4)
-    images = torch.rand(batch, 3, PEER_SIZE, PEER_SIZE, device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    images = torch.rand(batch, 3, PEER_SIZE, PEER_SIZE, generator=generator, device=device)
     masks = torch.zeros(batch, PEER_SIZE, PEER_SIZE, dtype=torch.long, device=device)
 
     def step():

@@ -18,6 +18,8 @@ from draem_aitex.errors import InputError, check_unit
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; Wang et al., IEEE TIP 13(4), 2004, section III.B
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for a range of 1; same place
+RECONSTRUCTION_WEIGHTS = {"l1": 0.7 * 0.8, "ssim": 0.7 * 0.2, "fft": 0.3}
+SEGMENTATION_WEIGHTS = {"bce": 0.5, "focal": 0.5}
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.75  # alpha: weight of the defect class; the normal class weighs 1 - alpha
 
 
@@ -65,10 +67,10 @@ def ssim_loss(reconstruction, target):
         mean_y = _gaussian(y)  # by itself: the target has no gradient, and this product then needs none
         mean_x, squares, product = _gaussian(torch.cat([x, x * x + y * y, x * y], dim=1)).chunk(3, dim=1)
         mean_product, mean_squares = mean_x * mean_y, mean_x**2 + mean_y**2
-        luminance = (2 * mean_product + SSIM_C1) / (mean_squares + SSIM_C1)
-        # 2 * covariance over the sum of both variances, of which each alone is never needed
-        structure = (2 * (product - mean_product) + SSIM_C2) / (squares - mean_squares + SSIM_C2)
-        return 1 - (luminance * structure).mean()
+        # Of the variances only the sum is needed, so their windows are taken together.
+        alike = (2 * mean_product + SSIM_C1) * (2 * (product - mean_product) + SSIM_C2)
+        apart = (mean_squares + SSIM_C1) * (squares - mean_squares + SSIM_C2)
+        return 1 - (alike / apart).mean()
 
 
 def _gaussian(x):
@@ -121,27 +123,43 @@ def focal_loss(logits, mask, gamma=FOCAL_GAMMA, alpha=FOCAL_ALPHA):
     is `bce_loss`. gamma: 0 or more. Logits, not probabilities: far from 0, log(sigmoid) of a float32 would be -inf.
     """
     logits, mask = _checked(logits=logits, mask=mask)
+    return _focal(F.binary_cross_entropy_with_logits(logits, mask, reduction="none"), mask, gamma, alpha)
+
+
+def _focal(cross_entropy, mask, gamma, alpha):
     if alpha is not None and not 0 < alpha < 1:
         raise InputError(f"alpha: {alpha}; expected above 0 and below 1, or None; a class of weight 0 costs nothing")
     if not gamma >= 0:
         raise InputError(f"gamma: {gamma}; expected 0 or more; 0 is plain cross-entropy")
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
     p_true = torch.exp(-cross_entropy)
     loss = (1 - p_true) ** gamma * cross_entropy
     if alpha is not None:
-        loss = loss * (alpha * mask + (1 - alpha) * (1 - mask))
+        loss = loss * ((1 - alpha) + (2 * alpha - 1) * mask)  # alpha where the mask is 1, 1 - alpha where it is 0
     return loss.mean()
 
 
-def reconstruction_loss(reconstruction, target):
-    """0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT, with parts `l1`, `ssim`, `fft`."""
-    l1, ssim = l1_loss(reconstruction, target), ssim_loss(reconstruction, target)
-    fft = fft_loss(reconstruction, target)
-    parts = {"l1": l1.detach(), "ssim": ssim.detach(), "fft": fft.detach()}
-    return LossParts(0.7 * (0.8 * l1 + 0.2 * ssim) + 0.3 * fft, parts)
+def reconstruction_loss(reconstruction, target, weights=RECONSTRUCTION_WEIGHTS):
+    """The weighted sum of L1, SSIM and FFT loss; by default 0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT.
+
+    weights: dict with `l1`, `ssim` and `fft`, 0 or more. Returns `LossParts` with parts of these names.
+    """
+    losses = {"l1": l1_loss, "ssim": ssim_loss, "fft": fft_loss}
+    return _combined({name: loss(reconstruction, target) for name, loss in losses.items()}, weights)
 
 
-def segmentation_loss(logits, mask):
-    """0.5 * BCE + 0.5 * focal, with parts `bce`, `focal`."""
-    bce, focal = bce_loss(logits, mask), focal_loss(logits, mask)
-    return LossParts(0.5 * bce + 0.5 * focal, {"bce": bce.detach(), "focal": focal.detach()})
+def segmentation_loss(logits, mask, weights=SEGMENTATION_WEIGHTS, gamma=FOCAL_GAMMA, alpha=FOCAL_ALPHA):
+    """The weighted sum of BCE and focal loss; by default 0.5 * BCE + 0.5 * focal.
+
+    weights: dict with `bce` and `focal`, 0 or more; gamma, alpha: of `focal_loss`. Returns `LossParts` with parts of
+    these names.
+    """
+    logits, mask = _checked(logits=logits, mask=mask)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")  # once, for both
+    return _combined({"bce": cross_entropy.mean(), "focal": _focal(cross_entropy, mask, gamma, alpha)}, weights)
+
+
+def _combined(parts, weights):
+    if set(weights) != set(parts) or not all(weight >= 0 for weight in weights.values()):
+        raise InputError(f"weights: {weights}; expected 0 or more for each of {', '.join(parts)}")
+    total = sum(weights[name] * part for name, part in parts.items())
+    return LossParts(total, {name: part.detach() for name, part in parts.items()})

@@ -99,6 +99,18 @@ def test_combinations_have_the_series_weights():
     assert torch.allclose(segmented.total, 0.5 * parts["bce"] + 0.5 * parts["focal"])
 
 
+def test_combinations_take_other_weights():
+    x, y = pictures()
+    only = losses.reconstruction_loss(x, y, {"l1": 0, "ssim": 2, "fft": 0})
+    assert torch.allclose(only.total, 2 * losses.ssim_loss(x, y))
+    assert torch.allclose(only.parts["l1"], losses.l1_loss(x, y)), "a part of weight 0 is still reported"
+    published = losses.segmentation_loss(6 * x - 3, y.round(), {"bce": 0, "focal": 1}, alpha=None)
+    assert torch.allclose(published.total, losses.focal_loss(6 * x - 3, y.round(), alpha=None))
+    for weights in ({"l1": 1}, {"l1": 1, "ssim": 1, "fft": -1}, {"l1": 1, "ssim": 1, "fft": 1, "gan": 1}):
+        with pytest.raises(InputError, match="weights: .* expected 0 or more for each of l1, ssim, fft"):
+            losses.reconstruction_loss(x, y, weights)
+
+
 @pytest.mark.parametrize("name", RECONSTRUCTION + SEGMENTATION)
 def test_gradients_agree_with_differences(name):
     x, y = pictures(size=12).double()[:, :1]
