@@ -14,14 +14,19 @@ import numpy as np
 import torch
 
 from draem_aitex.errors import InputError
+from draem_aitex.training import pick_device, precision
 
 
-def circumstances(command):
-    """Command, machine, versions and date of a run."""
+def circumstances(command, device="cpu"):
+    """Command, machine, versions, precision of training and date of a run."""
+    device = pick_device(device)
+    accelerator = {"accelerator": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
         "machine": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        **accelerator,
+        "precision": "bfloat16" if precision(device)._enabled else "float32",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
@@ -59,12 +64,14 @@ def run_speed(parser, measure):
         for name, value in vars(options).items():
             if isinstance(value, int) and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+        if options.record is not None and not options.record.parent.is_dir():
+            raise InputError(f"{options.record}: folder {options.record.parent} does not exist; make it first")
         result = measure(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.record is not None:
-        write(options.record, {**circumstances("python " + " ".join(sys.argv)), **result})
+        write(options.record, {**circumstances("python " + " ".join(sys.argv), options.device), **result})
     print(json.dumps(result))
     return 0
 

@@ -2,10 +2,13 @@
 
     python benchmarks/training.py [--peer DIR]
 
-DIR is a checkout of VitjanZ/DRAEM. Its two networks are trained on ready-made noise of 256 x 256 pixels with Adam; its
-own losses have CUDA written into them, so that mean squared error and cross-entropy stand in for them, which cost less.
-Ours is the whole step: sampler, augmenter, networks, losses, optimiser, averaging. Simulated fabric, medians of runs
-taken in turn. The last line is one JSON object; a record is written with --record FILE.
+Ours is the whole step as `draem_aitex train` takes it: sampler, augmenter, networks, losses, optimiser, averaging, in
+bfloat16 where the device computes in it. Shares are of parts measured by themselves on tensors of the step's shapes:
+`network` is forward, backward, clipping, optimiser and averaging, `augmenter` is sampler and augmenter. DIR is a
+checkout of VitjanZ/DRAEM. Its two networks are trained as its script does, in float32 and with Adam, on ready-made
+noise of 256 x 256 pixels; its own losses have CUDA written into them, so that mean squared error and cross-entropy
+stand in for them, which cost less. Simulated fabric, medians; our tasks take turns, the peer's run after them. The
+last line is one JSON object; a record is written with --record FILE.
 """
 
 import sys
@@ -24,7 +27,7 @@ PEER_SIZE = 256  # pixels
 def main():
     parser = speed_parser(__doc__)
     parser.add_argument("--preset", default="compact", help="default: compact, that of the shipped checkpoints")
-    parser.add_argument("--peer-runs", type=int, default=3, help="the same for the peer, seconds each (default: 3)")
+    parser.add_argument("--peer-runs", type=int, default=3, help="steps of the peer whose median counts (default: 3)")
     parser.add_argument("--peer-batch", type=int, default=1, help="pictures a step of the peer (default: 1)")
     return run_speed(parser, measure)
 

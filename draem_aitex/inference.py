@@ -12,7 +12,7 @@ from draem_aitex.patcher import patch_maxima
 
 WINDOW = 2048  # columns seen at once, at most
 WINDOW_STEP = 128  # columns; a few widths for all rolls, or the convolutions' buffers pile up width by width
-MARGIN = 96  # columns of context at a window's inner borders; nearly all of a pixel's score comes from a tenth of that
+MARGIN = 96  # columns of context at a window's inner borders: as far as `compact` sees from a pixel
 FLOOR = 1e-6  # smallest score on fabric; 0 is kept for "no fabric here"
 
 

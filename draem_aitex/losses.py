@@ -1,10 +1,11 @@
-"""The two combined losses of the series, each part a plain function.
+"""The two combined losses of the course, each part a plain function.
 
     reconstruction = 0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT
     segmentation   = 0.5 * BCE + 0.5 * focal
 
-All take two floating-point tensors of one shape `(B, C, H, W)` and return a scalar mean, computed in float32 also
-inside autocast. Targets and masks lie in [0, 1]; what a network gives is not held to a range. Other shapes, dtypes and
+All take two floating-point tensors of one shape `(B, C, H, W)` and give a scalar mean, the combinations as `LossParts`,
+computed in float32 also inside autocast. Targets lie in [0, 1], masks are 0 or 1 (values between are taken as soft
+labels, the focal weight then as a rough one); what a network gives is not held to a range. Other shapes, dtypes and
 ranges raise `InputError` (ranges on the CPU alone: on a GPU, looking would wait for the device).
 The paper's own losses are L2 + SSIM and focal; the authors' code has focal with gamma 2 and no alpha.
 """
@@ -64,8 +65,8 @@ def ssim_loss(reconstruction, target):
     if min(x.shape[-2:]) < SSIM_WINDOW:
         raise InputError(f"pictures of {tuple(x.shape[-2:])} pixels; expected {SSIM_WINDOW} x {SSIM_WINDOW} or more")
     with torch.autocast(x.device.type, enabled=False):
-        mean_y = _gaussian(y)  # by itself: the target has no gradient, and this product then needs none
-        mean_x, squares, product = _gaussian(torch.cat([x, x * x + y * y, x * y], dim=1)).chunk(3, dim=1)
+        mean_x, mean_y = _gaussian(x), _gaussian(y)
+        squares, product = _gaussian(x * x + y * y), _gaussian(x * y)
         mean_product, mean_squares = mean_x * mean_y, mean_x**2 + mean_y**2
         # Of the variances only the sum is needed, so their windows are taken together.
         alike = (2 * mean_product + SSIM_C1) * (2 * (product - mean_product) + SSIM_C2)
@@ -80,7 +81,7 @@ def _gaussian(x):
     first is a single product over the rows of all pictures.
     """
     down, across = (_band(length, x) for length in x.shape[-2:])
-    rows = x.reshape(-1, x.shape[-1]) @ across.T
+    rows = x.reshape(-1, x.shape[-1]) @ across.T.contiguous()
     return down @ rows.view(*x.shape[:-1], -1)
 
 
@@ -105,8 +106,9 @@ def fft_loss(reconstruction, target):
 
 def _log_spectrum(x):
     spectrum = torch.fft.rfft2(x, norm="ortho")
-    # sqrt with a floor: the gradient of abs() at exactly zero is not finite
-    return torch.log1p((spectrum.real**2 + spectrum.imag**2 + 1e-12).sqrt())
+    # A floor, because sqrt has no finite slope at 0; log, because log1p takes seven times as long, for digits far below
+    # any that count here.
+    return torch.log(1 + (spectrum.real**2 + spectrum.imag**2 + 1e-12).sqrt())
 
 
 def bce_loss(logits, mask):
@@ -132,7 +134,8 @@ def _focal(cross_entropy, mask, gamma, alpha):
     if not gamma >= 0:
         raise InputError(f"gamma: {gamma}; expected 0 or more; 0 is plain cross-entropy")
     p_true = torch.exp(-cross_entropy)
-    loss = (1 - p_true) ** gamma * cross_entropy
+    hard = (1 - p_true).clamp_min(1e-12)  # at exactly 0 a power below 1 has no finite slope
+    loss = hard**gamma * cross_entropy
     if alpha is not None:
         loss = loss * ((1 - alpha) + (2 * alpha - 1) * mask)  # alpha where the mask is 1, 1 - alpha where it is 0
     return loss.mean()
@@ -143,6 +146,7 @@ def reconstruction_loss(reconstruction, target, weights=RECONSTRUCTION_WEIGHTS):
 
     weights: dict with `l1`, `ssim` and `fft`, 0 or more. Returns `LossParts` with parts of these names.
     """
+    reconstruction, target = _checked(reconstruction=reconstruction, target=target)  # to float32 once, for all three
     losses = {"l1": l1_loss, "ssim": ssim_loss, "fft": fft_loss}
     return _combined({name: loss(reconstruction, target) for name, loss in losses.items()}, weights)
 

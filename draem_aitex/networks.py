@@ -18,9 +18,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from draem_aitex.errors import InputError, check_unit
 
 
+def _is_count(value):
+    return isinstance(value, int) and value >= 1
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What defines the pair of networks. The defaults are the authors' code's."""
+    """What defines the pair of networks. The defaults are the authors' code's, but for the channels of the picture."""
 
     channels: int = 1  # picture channels: 1 for grey, 3 for colour (published)
     reconstructive: tuple = (128, 256, 512, 1024, 1024)  # channels level by level, each level half the size
@@ -32,11 +36,16 @@ class NetworkConfig:
     up_convolution: bool = True  # a 3x3 convolution behind each upsampling
 
     def __post_init__(self):
-        numbers = (self.channels, self.stem, *self.reconstructive, *self.discriminative)
-        if min(numbers) < 1 or min(len(self.reconstructive), len(self.discriminative)) < 1:
-            raise InputError(f"network: {self}; expected 1 or more channels, levels and stem")
-        if self.classes not in (1, 2) or self.upsampling not in ("bilinear", "nearest"):
-            raise InputError(f"network: {self}; expected 1 or 2 classes and bilinear or nearest upsampling")
+        for name in ("reconstructive", "discriminative"):
+            widths = getattr(self, name)
+            if not isinstance(widths, tuple) or not widths or not all(_is_count(width) for width in widths):
+                raise InputError(f"{name}: {widths!r}; expected a tuple of channels, 1 or more, one for each level")
+        for name in ("channels", "stem"):
+            if not _is_count(getattr(self, name)):
+                raise InputError(f"{name}: {getattr(self, name)!r}; expected a whole number, 1 or more")
+        for name, known in (("classes", (1, 2)), ("upsampling", ("bilinear", "nearest"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}: {getattr(self, name)!r}; expected {known[0]} or {known[1]}")
 
 
 PRESETS = {
@@ -233,12 +242,14 @@ def load_published_weights(model, reconstructive, discriminative):
     files NAME.pckl and NAME_seg.pckl, read with `torch.load(..., weights_only=True)`). Raises `InputError` where names
     or shapes differ.
     """
+    filled = copy.deepcopy(model)  # so that weights of which one half does not fit leave the model as it is
     for name, weights in (("reconstructive", reconstructive), ("discriminative", discriminative)):
         try:
-            getattr(model, name).load_state_dict(rename_published(weights))
+            getattr(filled, name).load_state_dict(rename_published(weights))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{name}: weights do not fit ({reason}); expected the authors' for this model") from None
+    model.load_state_dict(filled.state_dict())
 
 
 def count_parameters(module):

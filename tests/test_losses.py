@@ -95,8 +95,10 @@ def test_combinations_have_the_series_weights():
     assert torch.allclose(combined.total, 0.56 * l1 + 0.14 * ssim + 0.3 * fft)
     assert list(combined.parts) == ["l1", "ssim", "fft"]
     segmented = losses.segmentation_loss(6 * x - 3, y.round())
-    parts = segmented.parts
-    assert torch.allclose(segmented.total, 0.5 * parts["bce"] + 0.5 * parts["focal"])
+    bce = losses.bce_loss(6 * x - 3, y.round())
+    focal = sigmoid_focal_loss(6 * x - 3, y.round(), alpha=0.75, gamma=2, reduction="mean")
+    assert torch.allclose(segmented.total, 0.5 * bce + 0.5 * focal, atol=1e-6)
+    assert torch.equal(segmented.parts["bce"], bce) and torch.allclose(segmented.parts["focal"], focal, atol=1e-6)
 
 
 def test_combinations_take_other_weights():
@@ -124,10 +126,11 @@ def test_equal_pictures_have_finite_gradients():
     assert x.grad.isfinite().all()
 
 
-def test_sure_answers_have_finite_losses_and_gradients():
+@pytest.mark.parametrize("gamma", [0, 0.5, 1, 2])
+def test_sure_answers_have_finite_losses_and_gradients(gamma):
     """Logits far from zero, right and wrong, where a sigmoid is exactly 0 or 1."""
     logits = torch.tensor([-200.0, 200.0]).repeat(128).view(1, 1, 16, 16).requires_grad_()
-    total = losses.segmentation_loss(logits, torch.zeros(1, 1, 16, 16)).total
+    total = losses.segmentation_loss(logits, torch.zeros(1, 1, 16, 16), gamma=gamma).total
     total.backward()
     assert total.isfinite() and logits.grad.isfinite().all()
 
