@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from draem_aitex import aitex, fabric, loom
 from draem_aitex.losses import reconstruction_loss, segmentation_loss
-from draem_aitex.training import TrainConfig, Trainer, pick_device, precision
+from draem_aitex.training import TrainConfig, Trainer, pick_device
 
 PEER_SIZE = 256  # pixels
 
@@ -65,13 +65,7 @@ def parts(trainer):
     """The step and its parts, each by itself on tensors of the step's shapes."""
     clean = trainer.sampler(trainer.config.batch, trainer.generator)
     batch = trainer.augmenter(clean, trainer.generator)
-    images = batch.images.contiguous(memory_format=torch.channels_last)
-
-    def forward():
-        with precision(trainer.device):
-            return trainer.model(images)
-
-    outputs = [output.detach().requires_grad_() for output in forward()]
+    outputs = [output.detach().requires_grad_() for output in trainer.forward(batch.images)]
 
     def losses():
         total = reconstruction_loss(outputs[0], clean).total + segmentation_loss(outputs[1], batch.masks).total
@@ -81,7 +75,7 @@ def parts(trainer):
 
     def network():
         trainer.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(forward(), gradients)
+        torch.autograd.backward(trainer.forward(batch.images), gradients)
         trainer.descend()
 
     def augmenter():

@@ -51,8 +51,11 @@ def _checked(**pair):
 
 def l1_loss(reconstruction, target):
     """Mean absolute difference: likeness pixel by pixel."""
-    reconstruction, target = _checked(reconstruction=reconstruction, target=target)
-    return (reconstruction - target).abs().mean()
+    return _l1(*_checked(reconstruction=reconstruction, target=target))
+
+
+def _l1(x, y):
+    return (x - y).abs().mean()
 
 
 def ssim_loss(reconstruction, target):
@@ -61,12 +64,16 @@ def ssim_loss(reconstruction, target):
     For pictures of range 1. The window stays inside the picture (no padding), so a border of 5 pixels has no window
     of its own. 0 for equal pictures, up to 2. Wang et al. 2004, equation 13.
     """
-    x, y = _checked(reconstruction=reconstruction, target=target)
+    return _ssim(*_checked(reconstruction=reconstruction, target=target))
+
+
+def _ssim(x, y):
     if min(x.shape[-2:]) < SSIM_WINDOW:
         raise InputError(f"pictures of {tuple(x.shape[-2:])} pixels; expected {SSIM_WINDOW} x {SSIM_WINDOW} or more")
     with torch.autocast(x.device.type, enabled=False):
-        mean_x, mean_y = _gaussian(x), _gaussian(y)
-        squares, product = _gaussian(x * x + y * y), _gaussian(x * y)
+        bands = [_band(length, x) for length in x.shape[-2:]]
+        mean_x, mean_y = _gaussian(x, *bands), _gaussian(y, *bands)
+        squares, product = _gaussian(x * x + y * y, *bands), _gaussian(x * y, *bands)
         mean_product, mean_squares = mean_x * mean_y, mean_x**2 + mean_y**2
         # Of the variances only the sum is needed, so their windows are taken together.
         alike = (2 * mean_product + SSIM_C1) * (2 * (product - mean_product) + SSIM_C2)
@@ -74,13 +81,12 @@ def ssim_loss(reconstruction, target):
         return 1 - (alike / apart).mean()
 
 
-def _gaussian(x):
-    """Gaussian window across and then down, without padding.
+def _gaussian(x, down, across):
+    """Gaussian window across and then down, without padding; down, across: the `_band` of each side's length.
 
     Each pass is a product with a band matrix: for one channel that is several times faster than a convolution. The
     first is a single product over the rows of all pictures.
     """
-    down, across = (_band(length, x) for length in x.shape[-2:])
     rows = x.reshape(-1, x.shape[-1]) @ across.T.contiguous()
     return down @ rows.view(*x.shape[:-1], -1)
 
@@ -99,7 +105,10 @@ def fft_loss(reconstruction, target):
 
     A cyclic shift of a picture changes only the phases and costs nothing.
     """
-    x, y = _checked(reconstruction=reconstruction, target=target)
+    return _fft(*_checked(reconstruction=reconstruction, target=target))
+
+
+def _fft(x, y):
     with torch.autocast(x.device.type, enabled=False):
         return (_log_spectrum(x) - _log_spectrum(y)).abs().mean()
 
@@ -146,9 +155,8 @@ def reconstruction_loss(reconstruction, target, weights=RECONSTRUCTION_WEIGHTS):
 
     weights: dict with `l1`, `ssim` and `fft`, 0 or more. Returns `LossParts` with parts of these names.
     """
-    reconstruction, target = _checked(reconstruction=reconstruction, target=target)  # to float32 once, for all three
-    losses = {"l1": l1_loss, "ssim": ssim_loss, "fft": fft_loss}
-    return _combined({name: loss(reconstruction, target) for name, loss in losses.items()}, weights)
+    x, y = _checked(reconstruction=reconstruction, target=target)  # once, for all three
+    return _combined({"l1": _l1(x, y), "ssim": _ssim(x, y), "fft": _fft(x, y)}, weights)
 
 
 def segmentation_loss(logits, mask, weights=SEGMENTATION_WEIGHTS, gamma=FOCAL_GAMMA, alpha=FOCAL_ALPHA):

@@ -111,8 +111,7 @@ class Trainer:
             group["lr"] = rate
         clean = self.sampler(self.config.batch, self.generator)
         batch = self.augmenter(clean, self.generator)
-        with precision(self.device):
-            reconstruction, logits = self.model(batch.images.contiguous(memory_format=torch.channels_last))
+        reconstruction, logits = self.forward(batch.images)
         repainted = reconstruction_loss(reconstruction, clean)
         segmented = segmentation_loss(logits, batch.masks)
         loss = repainted.total + segmented.total
@@ -121,6 +120,11 @@ class Trainer:
         self.descend()
         self.steps += 1
         return {"loss": loss.detach(), **repainted.parts, **segmented.parts}
+
+    def forward(self, images):
+        """What the networks make of a batch, in the precision and memory layout of training."""
+        with precision(self.device):
+            return self.model(images.contiguous(memory_format=torch.channels_last))
 
     def descend(self):
         """Move the weights along their gradients, and the averaged weights after them."""
