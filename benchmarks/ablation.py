@@ -2,6 +2,7 @@
 
     python benchmarks/ablation.py --data data/aitex                  the kinds of made-up defects
     python benchmarks/ablation.py --data data/aitex --of networks    the shape of the `compact` networks
+    python benchmarks/ablation.py --data data/aitex --of recipe      what else defines a training
 
 Each group trains for three minutes with three seeds, the cheaper network for more steps. The threshold comes from
 the calibration rolls, for 1 % of flawless patches called falsely; recalls are those of development rolls' patches, so
@@ -25,27 +26,33 @@ from draem_aitex.errors import InputError
 from draem_aitex.inference import DraemDetector, fabric_levels
 from draem_aitex.networks import PRESETS
 from draem_aitex.patcher import extract_patches, patch_maxima
-from draem_aitex.training import TrainConfig, train
+from draem_aitex.recipe import TrainConfig
+from draem_aitex.training import train
 
 SMALL = 100  # mask pixels; patches with fewer are counted by themselves
 BROKEN_PICK = "010"
 RESULTS = Path(__file__).parent / "results"
-RECORDS = {"kinds": RESULTS / "ablation.json", "networks": RESULTS / "ablation_networks.json"}
+RECORDS = {
+    "kinds": RESULTS / "ablation.json",
+    "networks": RESULTS / "ablation_networks.json",
+    "recipe": RESULTS / "ablation_recipe.json",
+}
 NETWORKS = {
     "compact": {},
-    "one level more": {"reconstructive": [16, 32, 64, 128], "discriminative": [16, 32, 64, 128]},
+    "one level less": {"reconstructive": [16, 32, 64], "discriminative": [16, 32, 64]},
     "convolution behind upsampling": {"up_convolution": True},
 }
+RECIPE = {"default recipe": {}, "crops as recorded": {"variation": None}}
 
 
 def groups(of="kinds"):
     """Name to settings.
 
     kinds: weights of the augmenter: the published idea, with its successor, and the default mix whole, without slip,
-    without small things. networks: what differs from `compact`.
+    without small things. networks: what differs from `compact`. recipe: what differs from the default `TrainConfig`.
     """
-    if of == "networks":
-        return NETWORKS
+    if of != "kinds":
+        return {"networks": NETWORKS, "recipe": RECIPE}[of]
     mix = AugmenterConfig().weights
 
     def without(*kinds):
@@ -64,6 +71,8 @@ def configuration(of, settings, minutes, seed):
     """The training run of a group."""
     if of == "kinds":
         return TrainConfig(minutes=minutes, seed=seed, augmenter=AugmenterConfig(weights=settings))
+    if of == "recipe":
+        return TrainConfig(minutes=minutes, seed=seed, **settings)
     changed = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     return TrainConfig(minutes=minutes, seed=seed, preset=replace(PRESETS["compact"], **changed))
 
@@ -74,7 +83,7 @@ def main():
     parser.add_argument("--of", choices=RECORDS, default="kinds", help="what is varied (default: kinds)")
     parser.add_argument("--minutes", type=float, default=3.0, help="of training a run (default: 3)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--record", type=Path, help="default: ablation.json or ablation_networks.json in results")
+    parser.add_argument("--record", type=Path, help="default: in results, by what is varied")
     options = parser.parse_args()
     try:
         if options.data is None:

@@ -15,9 +15,11 @@ from record import load_peer, medians, run_speed, speed_parser
 
 from draem_aitex import aitex, fabric, loom
 from draem_aitex.augmenter import Augmenter
+from draem_aitex.machine import pick_device
 from draem_aitex.perlin import perlin_noise
+from draem_aitex.recipe import TrainConfig
 from draem_aitex.sampler import CropSampler
-from draem_aitex.training import TrainConfig, Trainer, pick_device
+from draem_aitex.training import Trainer
 
 CROP, PEER_SIZE = 128, 256  # pixels
 

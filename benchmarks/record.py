@@ -4,7 +4,6 @@ import argparse
 import datetime
 import importlib.util
 import json
-import os
 import platform
 import sys
 import time
@@ -13,38 +12,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from draem_aitex import machine
 from draem_aitex.errors import InputError
-from draem_aitex.training import pick_device, precision
+from draem_aitex.files import write_whole
 
 
 def circumstances(command, device="cpu"):
     """Command, machine, versions, precision of training and date of a run."""
-    device = pick_device(device)
-    accelerator = {"accelerator": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    device = machine.pick_device(device)
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        **accelerator,
-        "precision": "bfloat16" if precision(device)._enabled else "float32",
+        "machine": machine.describe(device),
+        "precision": "bfloat16" if machine.computes_in_bfloat16(device) else "float32",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
 
 
-def processor():
-    """The processor's name, as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.exists() else []  # fmt: skip
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def write(path, record):
     """Write a record as JSON, atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_whole(path, lambda file: file.write((json.dumps(record, indent=1) + "\n").encode()))
 
 
 def speed_parser(description):
@@ -62,7 +50,7 @@ def run_speed(parser, measure):
     options = parser.parse_args()
     try:
         for name, value in vars(options).items():
-            if isinstance(value, int) and value < 1:
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
         if options.record is not None and not options.record.parent.is_dir():
             raise InputError(f"{options.record}: folder {options.record.parent} does not exist; make it first")

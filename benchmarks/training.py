@@ -6,9 +6,9 @@ Ours is the whole step as `draem_aitex train` takes it: sampler, augmenter, netw
 bfloat16 where the device computes in it. Shares are of parts measured by themselves on tensors of the step's shapes:
 `network` is forward, backward, clipping, optimiser and averaging, `augmenter` is sampler and augmenter. DIR is a
 checkout of VitjanZ/DRAEM. Its two networks are trained as its script does, in float32 and with Adam, on ready-made
-noise of 256 x 256 pixels; its own losses have CUDA written into them, so that mean squared error and cross-entropy
-stand in for them, which cost less. Simulated fabric, medians; our tasks take turns, the peer's run after them. The
-last line is one JSON object; a record is written with --record FILE.
+noise of 256 x 256 pixels. Its own losses have CUDA written into them, so that elsewhere mean squared error and
+cross-entropy stand in for them, which cost less. Simulated fabric, medians; our tasks take turns, the peer's run after
+them. The last line is one JSON object; a record is written with --record FILE. What takes a GPU is in gpu.py.
 """
 
 import sys
@@ -19,7 +19,9 @@ from torch.nn import functional as F
 
 from draem_aitex import aitex, fabric, loom
 from draem_aitex.losses import reconstruction_loss, segmentation_loss
-from draem_aitex.training import TrainConfig, Trainer, pick_device
+from draem_aitex.machine import pick_device
+from draem_aitex.recipe import TrainConfig
+from draem_aitex.training import Trainer
 
 PEER_SIZE = 256  # pixels
 
@@ -34,9 +36,9 @@ def main():
 
 def measure(options):
     device = pick_device(options.device)
-    peer = load_peer(options.peer, "model_unet.py") if options.peer else None
+    peer = Peer(options.peer, options.peer_batch, device) if options.peer else None
     rolls = fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
-    trainer = Trainer(rolls, TrainConfig(preset=options.preset, steps=10_000), device)
+    trainer = Trainer(rolls, TrainConfig.of_preset(options.preset, steps=10_000), device)
     config = trainer.config
     seconds = medians(parts(trainer), options.runs, device)
     result = {
@@ -50,7 +52,7 @@ def measure(options):
     }
     if peer is not None:
         # One warm-up is enough for steps of seconds, and they do not take turns with ours of milliseconds.
-        taken = medians({"peer": peer_step(peer, options.peer_batch, device)}, options.peer_runs, device, warm_up=1)
+        taken = medians({"peer": peer.step}, options.peer_runs, device, warm_up=1)
         result["peer_pixels_per_s"] = options.peer_batch * PEER_SIZE**2 / taken["peer"]
         result["pixels_per_s_ratio"] = result["pixels_per_s"] / result["peer_pixels_per_s"]
     print(f"simulated fabric, {device}, medians of {options.runs} runs in turn; the peer of {options.peer_runs}")
@@ -84,25 +86,38 @@ def parts(trainer):
     return {"step": trainer.step, "network": network, "losses": losses, "augmenter": augmenter}
 
 
-def peer_step(peer, batch, device):
-    """One step of the authors' networks on a ready-made batch."""
-    with torch.random.fork_rng():
-        reconstructive = peer.ReconstructiveSubNetwork(in_channels=3, out_channels=3).to(device).train()
-        discriminative = peer.DiscriminativeSubNetwork(in_channels=6, out_channels=2).to(device).train()
-    optimizer = torch.optim.Adam([*reconstructive.parameters(), *discriminative.parameters()], lr=1e-4)
-    generator = torch.Generator(device).manual_seed(0)
-    images = torch.rand(batch, 3, PEER_SIZE, PEER_SIZE, generator=generator, device=device)
-    masks = torch.zeros(batch, PEER_SIZE, PEER_SIZE, dtype=torch.long, device=device)
+class Peer:
+    """The authors' networks, trained on one ready-made batch, again and again."""
 
-    def step():
-        reconstruction = reconstructive(images)
-        logits = discriminative(torch.cat([reconstruction, images], dim=1))
-        loss = F.mse_loss(reconstruction, images) + F.cross_entropy(logits, masks)
-        optimizer.zero_grad()
+    def __init__(self, folder, batch, device, size=PEER_SIZE):
+        networks = load_peer(folder, "model_unet.py")
+        with torch.random.fork_rng():
+            self.reconstructive = networks.ReconstructiveSubNetwork(in_channels=3, out_channels=3).to(device).train()
+            self.discriminative = networks.DiscriminativeSubNetwork(in_channels=6, out_channels=2).to(device).train()
+        parameters = [*self.reconstructive.parameters(), *self.discriminative.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=1e-4)
+        generator = torch.Generator(device).manual_seed(0)
+        self.images = torch.rand(batch, 3, size, size, generator=generator, device=device)
+        self.masks = torch.zeros(batch, 1, size, size, device=device)
+        self.loss = self._stand_ins
+        if device.type == "cuda":
+            losses = load_peer(folder, "loss.py")
+            self.ssim, self.focal, self.loss = losses.SSIM(), losses.FocalLoss(), self._own
+
+    def step(self):
+        reconstruction = self.reconstructive(self.images)
+        logits = self.discriminative(torch.cat([reconstruction, self.images], dim=1))
+        loss = self.loss(reconstruction, logits)
+        self.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
 
-    return step
+    def _own(self, reconstruction, logits):
+        repainted = F.mse_loss(reconstruction, self.images) + self.ssim(reconstruction, self.images)
+        return repainted + self.focal(torch.softmax(logits, dim=1), self.masks)
+
+    def _stand_ins(self, reconstruction, logits):
+        return F.mse_loss(reconstruction, self.images) + F.cross_entropy(logits, self.masks[:, 0].long())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""The command line: `python -m draem_aitex simulate | verify | download | train | evaluate | inspect`.
+"""The command line: `python -m draem_aitex simulate | verify | download | train | evaluate | inspect | info`.
 
 Bad input gives one line on standard error and status 2.
 """
 
 import argparse
+import datetime
 import json
 import os
+import platform
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -15,6 +17,7 @@ import numpy as np
 
 from draem_aitex import aitex, fabric, loom
 from draem_aitex.errors import InputError
+from draem_aitex.files import write_whole
 
 INTERRUPTED = 130
 
@@ -45,13 +48,22 @@ def build_parser():
     download.add_argument("--url", default=None, metavar="BASE", help="another place that holds the three archives")
     download.set_defaults(run=run_download)
 
-    train = commands.add_parser("train", help="train a detector; run again, it resumes")
+    train = commands.add_parser(
+        "train", help="train a detector; run again, it resumes; under torchrun, on several devices"
+    )
     train.add_argument("--data", **data)
     train.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT")
     budget = train.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="training time (default: 8)")
     budget.add_argument("--steps", type=int)
-    train.add_argument("--preset", default="compact", help="compact (default), or paper: the published networks")
+    train.add_argument(
+        "--preset", default="compact", help="compact (default), or paper: the published networks, batch and schedule"
+    )
+    train.add_argument("--batch", type=int, help="crops a step, on each device (compact: 32, paper: 8)")
+    train.add_argument("--crop", type=int, metavar="PIXELS", help="side of the crops (compact: 128, paper: 256)")
+    train.add_argument("--learning-rate", type=float, help="at its highest (compact: 0.002, paper: 0.0001)")
+    train.add_argument("--compile", action="store_true", help="compile the networks first; pays on CUDA")
+    train.add_argument("--save-seconds", type=float, default=30, help="between checkpoints (default: 30)")
     train.add_argument("--fabric", nargs="+", default=[], metavar="FF", help="fabric codes; all without it")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -62,6 +74,7 @@ def build_parser():
     evaluate.add_argument("--checkpoint", type=Path, required=True)
     evaluate.add_argument("--part", choices=("test", "development"), default="test", help="which rolls (default: test)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    evaluate.add_argument("--keep", action="store_true", help="keep the figures in the checkpoint, for info")
     evaluate.add_argument("--report", type=Path, metavar="FILE.html", help="write one HTML page with pictures")
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
     evaluate.set_defaults(run=run_evaluate)
@@ -72,6 +85,10 @@ def build_parser():
     inspect.add_argument("--out", type=Path, required=True, metavar="DIR")
     inspect.add_argument("--device", default="auto", help="auto, cpu or cuda")
     inspect.set_defaults(run=run_inspect)
+
+    info = commands.add_parser("info", help="say what a checkpoint is: data, steps, seed, split, figures")
+    info.add_argument("checkpoint", type=Path)
+    info.set_defaults(run=run_info)
     return parser
 
 
@@ -81,7 +98,8 @@ def main(arguments=None):
     try:
         return options.run(options) or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.stdout = open(os.devnull, "w")
@@ -146,13 +164,30 @@ def _choose_fabrics(records, fabrics):
 
 
 def run_train(options):
-    """Train, then take the threshold from the calibration rolls and store it in the checkpoint."""
-    from draem_aitex import checkpoint, inference, metrics, training
+    """Train; then levels, threshold and the development rolls' figures go into the checkpoint with the weights."""
+    from draem_aitex import ranks
+
+    _check_writable(options.out)
+    config = _train_config(options)
+    with ranks.joined(options.device) as device:
+        if ranks.rank() > 0:
+            sys.stdout = open(os.devnull, "w")
+        return _train(options, config, device)
+
+
+def _train_config(options):
+    from draem_aitex.recipe import TrainConfig
 
     minutes = 8.0 if options.minutes is None and options.steps is None else options.minutes
-    config = training.TrainConfig(preset=options.preset, minutes=minutes, steps=options.steps, seed=options.seed)
-    device = training.pick_device(options.device)
-    collection = _open_data(options.data)
+    given = {name: getattr(options, name) for name in ("batch", "crop", "learning_rate")}
+    given = {name: value for name, value in given.items() if value is not None}
+    return TrainConfig.of_preset(options.preset, minutes=minutes, steps=options.steps, seed=options.seed, **given)
+
+
+def _train(options, config, device):
+    from draem_aitex import checkpoint, ranks, training
+
+    collection = ranks.in_turn(lambda: _open_data(options.data))  # the first makes the simulated fabric, if need be
     fabrics = sorted(set(options.fabric))
     split = aitex.split_records(_choose_fabrics(collection.records, fabrics))
     if not split.train or not split.calibration:
@@ -166,17 +201,38 @@ def run_train(options):
     )
     extra = {"source": collection.source, "fabrics": fabrics, "split": checkpoint.describe_split(split)}
     result = training.train(
-        fabric.load_rolls(split.train), config, options.out, device, extra, quiet=not sys.stderr.isatty()
+        fabric.load_rolls(split.train),
+        config,
+        options.out,
+        device,
+        extra,
+        save_seconds=options.save_seconds,
+        compiled=options.compile,
     )
     if not result.finished:
-        print(f"interrupted at step {result.steps}; {options.out} is saved: the same command resumes it")
+        kept = f"{options.out} holds step {result.saved}" if result.saved else "nothing is saved yet"
+        print(f"interrupted at step {result.steps}; {kept}; the same command goes on from there")
         return INTERRUPTED
-    calibration = fabric.load_rolls(split.calibration)
-    levels = inference.fabric_levels(result.model, calibration)
-    threshold = metrics.calibrate(inference.DraemDetector(result.model, levels), calibration)
+    if ranks.rank() == 0:
+        _finish(options, device, result, split)
+    return 0
+
+
+def _finish(options, device, result, split):
+    """Calibrate and judge a trained model, and write down how it was made; done once."""
+    from draem_aitex import card, checkpoint, inference, metrics, report
+
     content = checkpoint.load_checkpoint(options.out)
-    calibrated = {"fabric_levels": levels, "threshold": asdict(threshold)}
-    checkpoint.save_checkpoint(options.out, {**content, **calibrated})
+    if "made" not in content:
+        calibration = fabric.load_rolls(split.calibration)
+        detector = inference.DraemDetector(result.model, inference.fabric_levels(result.model, calibration))
+        threshold = metrics.calibrate(detector, calibration)
+        content |= {"fabric_levels": detector.levels, "threshold": asdict(threshold), "made": _made(options, device)}
+        if split.development:
+            judged = report.evaluate(detector, split.development, threshold, quiet=not sys.stderr.isatty())
+            content["figures"] = {"development": card.kept_figures(judged.figures())}
+        checkpoint.save_checkpoint(options.out, content)
+    threshold = metrics.Threshold(**content["threshold"])
     print(f"trained {result.steps} steps on {device.type}: {options.out}")
     print(
         f"threshold {threshold.value:.4g} for {threshold.wanted:.1%} false-alarm patches, from {threshold.patches} "
@@ -186,25 +242,58 @@ def run_train(options):
         print(f"note: {threshold.patches} patches are too few to promise that; they promise {threshold.bound:.1%}")
 
 
-def _load_detector(options):
-    from draem_aitex import inference, metrics, training
+def _made(options, device):
+    """When, where and by which command a checkpoint was made."""
+    import torch
 
-    detector, content = inference.DraemDetector.load(options.checkpoint, training.pick_device(options.device))
+    from draem_aitex import machine, ranks
+
+    start = "python" if ranks.count() == 1 else f"torchrun --nproc-per-node={ranks.count()}"
+    given = {
+        "data": options.data and "DIR",
+        **{name: getattr(options, name) for name in ("minutes", "steps", "batch", "crop", "learning_rate")},
+        "fabric": " ".join(options.fabric) or None,
+        "preset": None if options.preset == "compact" else options.preset,
+        "seed": options.seed or None,
+    }
+    words = [f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+             for name, value in given.items() if value is not None]  # fmt: skip
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine.describe(device),
+        "command": " ".join([f"{start} -m draem_aitex train", *words, f"--out {options.out.name}"]),
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+    }
+
+
+def _load_detector(options, say_to):
+    """Detector, content and threshold of a checkpoint; what it is goes to the stream `say_to`."""
+    from draem_aitex import card, inference, machine, metrics
+
+    device = machine.pick_device(options.device)
+    detector, content = inference.DraemDetector.load(options.checkpoint, device, quiet=True)
     if "threshold" not in content:
         raise InputError(
             f"{options.checkpoint}: no threshold yet, its training was not finished; run the same train command again"
         )
+    for line in card.headline(content, options.checkpoint):
+        print(f"{options.checkpoint.name}: {line}", file=say_to)
     return detector, content, metrics.Threshold(**content["threshold"])
 
 
 def run_evaluate(options):
     """Test on unseen rolls: a table, and JSON and HTML where asked for."""
-    from draem_aitex import report
+    from draem_aitex import card, checkpoint, report
 
     _check_writable(options.json)
     _check_writable(options.report)
-    detector, content, threshold = _load_detector(options)
+    detector, content, threshold = _load_detector(options, sys.stdout)
     collection = _open_data(options.data)
+    if options.keep and collection.source != content["source"]:
+        raise InputError(
+            f"--keep: {options.checkpoint} was trained on {content['source']}, the rolls are {collection.source}; "
+            "expected the same; leave --keep out"
+        )
     if collection.source != content["source"]:
         print(f"note: trained on {content['source']}, tested on {collection.source}")
     records = report.unseen_records(content, getattr(aitex.split_records(collection.records), options.part))
@@ -218,6 +307,9 @@ def run_evaluate(options):
         **evaluation.figures(),
     }
     print(report.table(figures))
+    if options.keep:
+        kept = {**content.get("figures", {}), options.part: card.kept_figures(figures)}
+        checkpoint.save_checkpoint(options.checkpoint, {**content, "figures": kept})
     _write_json(options.json, report.without_nan(figures))
     if options.report is not None:
         _write(options.report, report.html_page(evaluation, figures).encode())
@@ -232,7 +324,7 @@ def run_inspect(options):
     if twice:
         raise InputError(f"{twice[0]} and {twice[1]}: one name for two results; expected different names; rename one")
     edges = {path: _edges(path) for path in options.images}
-    detector, _, threshold = _load_detector(options)
+    detector, _, threshold = _load_detector(options, sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
     for path in options.images:
         image = aitex.read_image(path)
@@ -248,6 +340,13 @@ def run_inspect(options):
             print(f"note: {path.name} names none of the calibrated fabrics {known}: scored as is", file=sys.stderr)
 
 
+def run_info(options):
+    """The card of a checkpoint, as Markdown."""
+    from draem_aitex import card, checkpoint
+
+    print(card.card(options.checkpoint.name, checkpoint.load_checkpoint(options.checkpoint)), end="")
+
+
 def _edges(path):
     try:
         return fabric.fabric_edges(aitex.read_image(path))
@@ -257,8 +356,8 @@ def _edges(path):
 
 def _check_writable(path):
     """Before any work: a result that cannot be written is bad input."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise InputError(f"{path}: cannot be written; expected a file in an existing folder; make the folder first")
+    if path is not None and (path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK)):
+        raise InputError(f"{path}: cannot be written; expected a file in a folder that exists and can be written to")
 
 
 def _write_json(path, content):
@@ -267,13 +366,7 @@ def _write_json(path, content):
 
 
 def _write(path, data):
-    """Write bytes atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda file: file.write(data))
 
 
 def _write_array(path, array):

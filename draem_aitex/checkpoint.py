@@ -3,7 +3,6 @@
 Written atomically, read with `weights_only=True`: a checkpoint from a stranger runs no code.
 """
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import torch
 
 from draem_aitex.aitex import sha256
 from draem_aitex.errors import InputError
+from draem_aitex.files import write_whole
 from draem_aitex.networks import NetworkConfig, build_draem
 
-FORMAT = "draem_aitex checkpoint 2"
+FORMAT = "draem_aitex checkpoint 3"
+ALWAYS = {"network", "weights", "config", "steps", "seconds", "log", "finished"}  # what every checkpoint holds
 
 
 def save_checkpoint(path, content):
@@ -21,14 +22,7 @@ def save_checkpoint(path, content):
 
     Raises `InputError` where the folder is missing or the disk is full.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save({"format": FORMAT, **content}, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: checkpoint not written ({error}); make room or choose another place") from None
+    write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 
 def load_checkpoint(path, device="cpu"):
@@ -41,18 +35,31 @@ def load_checkpoint(path, device="cpu"):
         raise InputError(f"{path}: no such checkpoint; train one first (python -m draem_aitex train --out {path})")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except Exception:  # torch raises a dozen types here, for one cause: this is no readable checkpoint
         raise InputError(f"{path}: not a readable checkpoint; expected a file written by draem_aitex train") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "another program's file") if isinstance(content, dict) else "another file"
         raise InputError(f"{path}: not a checkpoint of this version (found {found!r}); expected {FORMAT!r}; train anew")
+    if missing := sorted(ALWAYS - set(content)):
+        raise InputError(f"{path}: a checkpoint without {', '.join(missing)}; expected a whole one; train anew")
     return content
 
 
-def load_model(content):
-    """The averaged (EMA) networks of a checkpoint, in evaluation mode, on the CPU."""
-    model = build_draem(NetworkConfig(**content["network"]))
-    model.load_state_dict(content["weights"])
+def load_model(content, name="checkpoint"):
+    """The averaged (EMA) networks of a checkpoint, in evaluation mode, on the CPU.
+
+    name: of the file, for the `InputError` where the weights are not those of the networks that it names.
+    """
+    try:
+        model = build_draem(NetworkConfig(**content["network"]))
+        model.load_state_dict(content["weights"])
+    except (TypeError, RuntimeError, InputError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{name}: weights of another architecture ({reason}); expected those of the networks it names; train anew"
+        ) from None
     return model.eval()
 
 

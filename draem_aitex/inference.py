@@ -1,18 +1,20 @@
 """Whole rolls: a roll's picture becomes an anomaly map of the same size, without seams."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from draem_aitex.card import headline
 from draem_aitex.checkpoint import load_checkpoint, load_model
 from draem_aitex.errors import InputError
 from draem_aitex.networks import fold_batch_norm
 from draem_aitex.patcher import patch_maxima
 
-WINDOW = 2048  # columns seen at once, at most
+WINDOW = 2176  # columns seen at once, at most: two windows for a roll of 4096
 WINDOW_STEP = 128  # columns; a few widths for all rolls, or the convolutions' buffers pile up width by width
-MARGIN = 96  # columns of context at a window's inner borders: as far as `compact` sees from a pixel
+MARGIN = 128  # columns of context at a window's inner borders; beyond lies 1e-4 of what moves a pixel of `compact`
 FLOOR = 1e-6  # smallest score on fabric; 0 is kept for "no fabric here"
 
 
@@ -21,7 +23,7 @@ def anomaly_map(model, image, edges):
     """Score every pixel of a roll's fabric.
 
     The networks are fully convolutional: trained on crops, they take any width. They see the fabric alone, without
-    what lies to its left. Fabric wider than 2048 columns is seen through overlapping windows, each pixel taken from
+    what lies to its left. Fabric wider than 2176 columns is seen through overlapping windows, each pixel taken from
     the window in which it lies farther from the border. Nothing is padded on: mirrored cloth would have a seam.
 
     image: uint8 `(H, W)`; edges: `(start, end)` in columns. Returns float32 `(H, W)`: the probability of a defect,
@@ -42,7 +44,7 @@ def anomaly_map(model, image, edges):
 def windows(width):
     """Cover `width` columns: a list of `(window, own)`, both `(first, last)`, half open; `own` parts do not overlap.
 
-    As few windows as windows of 2048 columns would need, of one size, with 96 columns of context or more beside their
+    As few windows as windows of 2176 columns would need, of one size, with 128 columns of context or more beside their
     own part; a single window has all the columns.
     """
     count = max(1, math.ceil((width - 2 * MARGIN) / (WINDOW - 2 * MARGIN)))
@@ -86,10 +88,12 @@ class DraemDetector:
         self.model, self.levels = fold_batch_norm(model), dict(levels or {})
 
     @classmethod
-    def load(cls, path, device="cpu"):
-        """The detector of a checkpoint file, and the file's content: `(detector, content)`."""
+    def load(cls, path, device="cpu", quiet=False):
+        """The detector of a checkpoint file, and the file's content: `(detector, content)`; prints what it is."""
         content = load_checkpoint(path)
-        return cls(load_model(content).to(device), content.get("fabric_levels")), content
+        if not quiet:
+            print("\n".join([f"{Path(path).name}:", *headline(content)]))
+        return cls(load_model(content, path).to(device), content.get("fabric_levels")), content
 
     @property
     def size_bytes(self):

@@ -35,6 +35,11 @@ class NetworkConfig:
     upsampling: str = "bilinear"  # on the way up: "bilinear" with aligned corners (published), or "nearest"
     up_convolution: bool = True  # a 3x3 convolution behind each upsampling
 
+    @property
+    def multiple(self):
+        """Pixels of a picture's side that become one place of the lowest level; other sides are mirrored outwards."""
+        return self.stem * 2 ** (max(len(self.reconstructive), len(self.discriminative)) - 1)
+
     def __post_init__(self):
         for name in ("reconstructive", "discriminative"):
             widths = getattr(self, name)
@@ -50,8 +55,8 @@ class NetworkConfig:
 
 PRESETS = {
     "compact": NetworkConfig(
-        reconstructive=(16, 32, 64),
-        discriminative=(16, 32, 64),
+        reconstructive=(16, 32, 64, 128),
+        discriminative=(16, 32, 64, 128),
         classes=1,
         stem=2,
         # With ReLU the narrow pair came to mark cloth by active features and everything odd by none at all: the
@@ -130,7 +135,6 @@ class DRAEM(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.multiple = config.stem * 2 ** (max(len(config.reconstructive), len(config.discriminative)) - 1)
         channels = config.channels
         self.reconstructive = UNet(channels, channels, config.reconstructive, False, config)
         self.discriminative = UNet(2 * channels, config.classes, config.discriminative, True, config)
@@ -138,7 +142,7 @@ class DRAEM(nn.Module):
     def forward(self, images):
         self._check(images)
         height, width = images.shape[-2:]
-        padded = mirror_to_multiple(images, self.multiple)
+        padded = mirror_to_multiple(images, self.config.multiple)
         reconstruction = self.reconstructive(padded)
         logits = self.discriminative(torch.cat([reconstruction, padded], dim=1))
         if self.config.classes == 2:

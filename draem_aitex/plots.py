@@ -124,15 +124,17 @@ def show_maps_compared(image, maps, mask=None, thresholds=None):
     return figure
 
 
-def plot_training(log):
-    """Loss curves: the reconstruction's parts, the segmentation's parts, and the learning rate.
+def plot_training(log, sample=None):
+    """Loss curves: the reconstruction's parts, the segmentation's parts, the learning rate; below them a sample.
 
-    log: list of rows as `training.train` gives them, or a dict of lists with the same keys.
+    log: list of rows as `training.train` gives them, or a dict of lists with the same keys. sample: dict of title to
+    `(H, W)` in [0, 1]; pictures whose title ends in "mask" are drawn on the scale of anomaly maps.
     """
     if isinstance(log, list):
         log = {name: [row[name] for row in log] for name in (log[0] if log else {})}
-    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
-    axes = figure.subplots(1, 3)
+    figure = Figure(figsize=(WIDTH, 5.4 if sample else 2.8), layout="constrained")
+    upper, lower = figure.subfigures(2, 1) if sample else (figure, None)
+    axes = upper.subplots(1, 3)
     panels = (("reconstruction", ("l1", "ssim", "fft")), ("segmentation", ("bce", "focal")), ("rate", ()))
     for axis, (title, names) in zip(axes, panels, strict=True):
         for name in names:
@@ -146,6 +148,14 @@ def plot_training(log):
             axis.legend(fontsize=9)
     axes[2].plot(log.get("step", []), log.get("learning_rate", []), color="black")
     axes[2].set_title("learning rate", fontsize=10)
+    if sample:
+        for axis, (title, picture) in zip(lower.subplots(1, len(sample)), sample.items(), strict=True):
+            if title.endswith("mask"):
+                axis.imshow(picture, cmap=MAP_COLOURS, vmin=0, vmax=1)
+                _bare(axis)
+            else:
+                _grey(axis, picture, 1)
+            axis.set_title(title, fontsize=10)
     return figure
 
 
@@ -305,23 +315,6 @@ def overlay(image, anomaly_map, threshold):
     above = (anomaly_map > threshold).astype(np.uint8)
     contours, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(picture, contours, -1, (41, 182, 246), 1)
-
-
-def live_training(log_every_seconds=1.0):
-    """A callback for `training.train(on_log=...)` that keeps one figure in the notebook up to date."""
-    import time
-
-    from IPython.display import display
-
-    handle, last = display(plot_training([]), display_id=True), time.monotonic()
-
-    def update(log):
-        nonlocal last
-        if time.monotonic() - last >= log_every_seconds:
-            handle.update(plot_training(log))
-            last = time.monotonic()
-
-    return update
 
 
 def _grey(axis, picture, high, low=0):

@@ -1,101 +1,86 @@
-"""Training: crops in, corrupted on the spot, two losses, one optimiser; stoppable and resumable at any step."""
+"""Training: crops in, corrupted on the spot, two losses, one optimiser; stoppable and resumable at any step.
 
+The same loop runs on a CPU, on a GPU and, started by `torchrun`, on several of them: PyTorch's DDP averages their
+gradients, every rank draws crops of its own, the first one logs and saves.
+"""
+
+import copy
 import csv
+import io
 import math
-import os
+import signal
+import sys
+import threading
 import time
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from draem_aitex.augmenter import Augmenter, AugmenterConfig
+from draem_aitex import ranks
+from draem_aitex.augmenter import Augmenter
 from draem_aitex.checkpoint import load_checkpoint, network_content, save_checkpoint
 from draem_aitex.errors import InputError
+from draem_aitex.files import remove_leftovers, write_whole
 from draem_aitex.losses import reconstruction_loss, segmentation_loss
-from draem_aitex.networks import PRESETS, NetworkConfig, build_draem
+from draem_aitex.machine import computes_in_bfloat16, pick_device
+from draem_aitex.networks import build_draem
 from draem_aitex.sampler import CropSampler
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What defines a training run. Give `minutes` or `steps`; the schedule fits either."""
-
-    preset: str | NetworkConfig = "compact"  # a name in `networks.PRESETS`, or a pair of your own
-    minutes: float | None = None
-    steps: int | None = None
-    batch: int = 16  # crops a step
-    crop: int = 128  # pixels
-    learning_rate: float = 2e-3  # at the peak of the schedule
-    warm_up: float = 0.05  # share of the run over which the rate climbs
-    ema_decay: float = 0.99  # of the averaged weights, per step
-    seed: int = 0
-    augmenter: AugmenterConfig = field(default_factory=AugmenterConfig)
-
-    def __post_init__(self):
-        if not isinstance(self.preset, NetworkConfig) and self.preset not in PRESETS:
-            raise InputError(f"preset: {self.preset!r}; expected one of {', '.join(PRESETS)}")
-        if (self.minutes is None) == (self.steps is None):
-            raise InputError(f"minutes={self.minutes}, steps={self.steps}; expected one of the two; give the other up")
-        budget = self.steps if self.minutes is None else self.minutes
-        if not (math.isfinite(budget) and budget > 0):
-            raise InputError(f"training budget of {budget}; expected more than 0; give steps or minutes")
+LINE_SECONDS = 30  # between plain lines of progress, where no bar can be drawn
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves: the averaged networks, one log row per interval, and whether it reached its end."""
+    """What a run leaves: the averaged networks, one log row per interval, and whether it reached its end.
+
+    saved: the step that the checkpoint holds; None without one.
+    """
 
     model: torch.nn.Module
     log: list
     steps: int
     finished: bool
+    saved: int | None
 
 
-def pick_device(name="auto"):
-    """ "auto" is CUDA where there is one, else the CPU. Raises `InputError` for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(f"device: {name!r} is not available here; expected auto, cpu or cuda") from None
-    return device
+def precision(device, wanted="auto"):
+    """Autocast to bfloat16 where the device computes in it, unless `wanted` is "float32".
 
-
-def learning_rate_factor(progress, warm_up):
-    """The schedule: a linear climb over the warm-up, then half a cosine to 1 % of the peak. progress: 0 to 1."""
-    if progress < warm_up:
-        return 0.01 + 0.99 * progress / warm_up
-    done = (progress - warm_up) / (1 - warm_up)
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(done, 1))) / 2
-
-
-def precision(device):
-    """bfloat16 where the processor computes in it, else float32: an autocast context."""
-    if device.type == "cuda":
-        enabled = torch.cuda.is_bf16_supported()
-    else:
-        enabled = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    What stays in float32 (losses, optimiser) is computed in float32: PyTorch's switch for TF32 in matrix products is
+    left as it is found, which is off.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted != "float32" and computes_in_bfloat16(device))
 
 
 class Trainer:
-    """State of a run and its single step. `train` drives it; a notebook may call `step` by hand."""
+    """State of a run and its single step. `train` drives it; a notebook may call `step` by hand.
 
-    def __init__(self, rolls, config, device="cpu"):
-        self.config, self.device = config, torch.device(device)
+    compiled: let `torch.compile` fuse the networks' operations, which pays on CUDA and takes a minute first.
+    """
+
+    def __init__(self, rolls, config, device="cpu", compiled=False):
+        self.config, self.device = config, pick_device(device)
         self.model = build_draem(config.preset, config.seed).to(self.device, memory_format=torch.channels_last).train()
-        average = get_ema_multi_avg_fn(config.ema_decay)
-        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.sampler = CropSampler(rolls, config.crop, self.device)
+        # `swa_utils.AveragedModel` would ask a counter on the host at every step, for which a GPU would be waited for.
+        self.average = copy.deepcopy(self.model).eval()
+        self.moving_average = get_ema_multi_avg_fn(config.ema_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.parallel = DistributedDataParallel(self.model) if ranks.count() > 1 else self.model
+        self.compiled = compiled
+        if compiled:
+            self.parallel = torch.compile(self.parallel)
+        self.sampler = CropSampler(rolls, config.crop, self.device, config.variation)
         self.augmenter = Augmenter(config.augmenter)
         self.steps, self.seconds, self.log = 0, 0.0, []
+        self.generator = self._fresh_generator()
+        self.sound = torch.ones((), dtype=torch.bool, device=self.device)  # every loss and gradient so far was finite
 
     @property
     def progress(self):
@@ -106,101 +91,248 @@ class Trainer:
 
     def step(self):
         """One batch: returns the losses by name, as tensors (no wait for the device)."""
-        rate = self.config.learning_rate * learning_rate_factor(self.progress, self.config.warm_up)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.config.rate(self.steps, self.progress)
         clean = self.sampler(self.config.batch, self.generator)
-        batch = self.augmenter(clean, self.generator)
+        losses = self.backward(clean, self.augmenter(clean, self.generator))
+        self.descend()
+        self.sound &= losses["loss"].isfinite()
+        self.steps += 1
+        return losses
+
+    def backward(self, clean, batch):
+        """Gradients of both losses on a corrupted batch and its clean original; returns the losses by name."""
         reconstruction, logits = self.forward(batch.images)
         repainted = reconstruction_loss(reconstruction, clean)
         segmented = segmentation_loss(logits, batch.masks)
         loss = repainted.total + segmented.total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.descend()
-        self.steps += 1
         return {"loss": loss.detach(), **repainted.parts, **segmented.parts}
 
     def forward(self, images):
         """What the networks make of a batch, in the precision and memory layout of training."""
-        with precision(self.device):
-            return self.model(images.contiguous(memory_format=torch.channels_last))
+        try:
+            with precision(self.device, self.config.precision):
+                return self.parallel(images.contiguous(memory_format=torch.channels_last))
+        except Exception as error:
+            if not self.compiled or not type(error).__module__.startswith("torch._dynamo"):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"compile: not possible on this machine ({reason}); train without it") from None
 
     def descend(self):
         """Move the weights along their gradients, and the averaged weights after them."""
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.sound &= norm.isfinite()
         self.optimizer.step()
-        self.average.update_parameters(self.model)
+        self._follow()
+
+    @torch.no_grad()
+    def _follow(self):
+        """Draw the averaged weights, and batch norm's statistics with them, a little towards the present ones."""
+        if self.steps == 0:
+            self.average.load_state_dict(self.model.state_dict())
+            return
+        pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]  # the others only count batches
+        self.moving_average(*map(list, zip(*moving, strict=True)), None)
+
+    def check(self):
+        """Raise `InputError` if a loss or a gradient was not finite since the run began. Waits for the device."""
+        if not self.sound:
+            raise InputError(
+                f"loss: not finite at step {self.steps} or shortly before; expected a number; the last checkpoint, if "
+                f"any, is from before and stays: begin anew with a lower rate than {self.config.learning_rate}"
+            )
 
     def state(self, finished):
-        """The averaged weights for whoever wants to use them and, while unfinished, everything `restore` needs."""
-        content = {**network_content(self.average.module), "config": asdict(self.config), "log": self.log}
+        """The averaged weights for whoever wants to use them and, while unfinished, everything `restore` needs.
+
+        With several ranks all of them must call this: each has a random state of its own to give.
+        """
+        content = {**network_content(self.average), "config": asdict(self.config), "log": self.log}
         content |= {"steps": self.steps, "seconds": self.seconds, "finished": finished}
         if not finished:
             content["training"] = {
                 "model": self.model.state_dict(),
-                "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "generator": self.generator.get_state(),
+                "generators": ranks.gathered(self.generator.get_state()),
             }
         return content
 
     def restore(self, content):
-        """Go on from a checkpoint's content."""
+        """Go on from a checkpoint's content, written by as many ranks or by others, on this device or another."""
         self.steps, self.seconds, self.log = content["steps"], content["seconds"], list(content["log"])
+        self.average.load_state_dict(content["weights"])
         if content["finished"]:
-            self.average.module.load_state_dict(content["weights"])
             return
         saved = content["training"]
         self.model.load_state_dict(saved["model"])
-        self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.generator.set_state(saved["generator"].cpu())
+        mine = saved["generators"][ranks.rank() : ranks.rank() + 1]
+        if mine and mine[0].shape == self.generator.get_state().shape:
+            self.generator.set_state(mine[0].cpu())
+        else:  # a rank, or a kind of device, that was not there before
+            self.generator = self._fresh_generator()
+
+    def _fresh_generator(self):
+        """A random state that no other rank has, nor this one at another step."""
+        seed = self.config.seed + 1_000_003 * ranks.rank() + 7_919 * self.steps
+        return torch.Generator(self.device).manual_seed(seed)
 
 
 def train(
-    rolls, config, checkpoint=None, device="cpu", extra=None, on_log=None, log_every=25, save_seconds=30, quiet=False
+    rolls,
+    config,
+    checkpoint=None,
+    device="cpu",
+    extra=None,
+    on_log=None,
+    log_every=25,
+    save_seconds=30,
+    quiet=False,
+    compiled=False,
 ):
     """Train until the budget is spent or the cell (or process) is interrupted.
 
-    rolls: list of `fabric.Roll`, defect-free. checkpoint: file that is resumed if it is there and written at
-    intervals. extra: dict stored beside the weights (the split, say); a checkpoint with another config or another
-    split is refused. on_log: called with the log, a list of dicts, at every interval.
+    rolls: list of `fabric.Roll`, defect-free. config: a `recipe.TrainConfig`. checkpoint: file that is resumed if it
+    is there and written at intervals of `save_seconds`, with the log beside it as NAME.log.csv. extra: dict stored
+    beside the weights (the split, say); a checkpoint with another config or another split is refused. on_log: called
+    with the `Trainer` every `log_every` steps, on the first rank. quiet: no bar and no lines of progress. compiled:
+    see `Trainer`.
 
     Returns a `TrainResult`; `finished` is False after an interruption, and the averaged weights are usable then too.
-    Raises `InputError` for a checkpoint of another run and for a loss that is not finite.
+    With `steps` as the budget an interrupted run on a CPU ends, on one machine and number of threads, with the very
+    weights of one that was not. Under `torchrun` an interruption is left to the caller, and the last checkpoint stays.
+    Raises `InputError` for a checkpoint of another run, a loss that is not finite, too little memory.
     """
-    trainer = Trainer(rolls, config, device)
-    if checkpoint is not None:
-        _prepare(trainer, Path(checkpoint), config, extra or {})
-    already_done = trainer.progress >= 1
-    finished = True
-    bar = tqdm(total=100, desc="training", unit="%", disable=quiet, bar_format="{desc} {percentage:3.0f}% {postfix}")
-    try:
-        _loop(trainer, checkpoint, extra or {}, on_log, log_every, save_seconds, bar)
-    except KeyboardInterrupt:
-        finished = False
-    finally:
-        bar.close()
-    if checkpoint is not None and not already_done:
-        _save(trainer, checkpoint, extra or {}, finished)
-    model = trainer.average.module.eval()
-    return TrainResult(model, trainer.log, trainer.steps, finished)
+    if not log_every >= 1 or not save_seconds >= 0:
+        raise InputError(f"log_every={log_every}, save_seconds={save_seconds}; expected 1 or more, and 0 or more")
+    trainer = Trainer(rolls, config, device, compiled)
+    run = _Run(trainer, checkpoint, extra or {}, on_log, log_every, save_seconds)
+    finished = run.resume()
+    if not finished:
+        with _Progress(trainer, quiet) as progress:
+            finished = run.loop(progress)
+    return TrainResult(trainer.average, trainer.log, trainer.steps, finished, run.saved)
 
 
-def _prepare(trainer, path, config, extra):
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: folder {path.parent} does not exist; make it first or choose another place")
-    if not path.exists():
-        return
-    content = load_checkpoint(path)
-    for name, wanted in {"config": asdict(config), **extra}.items():
-        if content.get(name) != wanted:
+class _Run:
+    """A trainer, the file it is kept in, and who hears of it."""
+
+    def __init__(self, trainer, path, extra, on_log, log_every, save_seconds):
+        self.trainer, self.path, self.extra = trainer, None if path is None else Path(path), extra
+        self.on_log, self.log_every, self.save_seconds = on_log, log_every, save_seconds
+        self.between_steps = True  # the state is whole: weights, averages and random state are of the same step
+        self.saved = None
+
+    def resume(self):
+        """Restore the trainer from the file, if it is there and of the same run; says whether that run is finished."""
+        if self.path is None:
+            return False
+        if not self.path.parent.is_dir():
             raise InputError(
-                f"{path}: holds a run with another {_difference(name, content.get(name), wanted)}; give the same "
-                "settings to resume it, or another --out for a new run"
+                f"{self.path}: folder {self.path.parent} does not exist; make it first or choose another place"
             )
-    trainer.restore(content)
+        if ranks.rank() == 0:
+            remove_leftovers(self.path)
+        if not self.path.exists():
+            return False
+        content = load_checkpoint(self.path)
+        for name, wanted in {"config": asdict(self.trainer.config), **self.extra}.items():
+            if content.get(name) != wanted:
+                raise InputError(
+                    f"{self.path}: holds a run with another {_difference(name, content.get(name), wanted)}; give the "
+                    "same settings to resume it, or another --out for a new run"
+                )
+        try:
+            self.trainer.restore(content)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.path}: does not fit this run ({reason}); give another --out, train anew") from None
+        self.saved = content["steps"]
+        return content["finished"]
+
+    def loop(self, progress):
+        """Step until the budget is spent (True) or the user interrupts (False); the file is up to date afterwards."""
+        try:
+            with _interrupts_waiting() as interrupted:
+                self._steps(progress, interrupted)
+        except KeyboardInterrupt:
+            if ranks.count() > 1:  # the others may be at another step: what all have last saved together stays
+                raise
+            if self.between_steps:
+                self._save(finished=False)
+            return False
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"batch: {self.trainer.config.batch} crops of {self.trainer.config.crop} pixels do not fit into the "
+                "device's memory; give a smaller batch or smaller crops"
+            ) from None
+        self._save(finished=True)
+        return True
+
+    def _steps(self, progress, interrupted):
+        trainer, started, saved = self.trainer, time.monotonic() - self.trainer.seconds, time.monotonic()
+        while trainer.progress < 1:
+            self.between_steps = False
+            losses = trainer.step()
+            self.between_steps = True
+            logs, due = trainer.steps % self.log_every == 0, False
+            # Ranks must agree on the time, or their rates and their ends would differ; seldom, for it makes them wait.
+            if ranks.count() == 1 or logs or trainer.steps & (trainer.steps - 1) == 0:
+                now = time.monotonic()
+                trainer.seconds, due = ranks.from_first((now - started, now - saved > self.save_seconds))
+            if logs or trainer.progress >= 1 or interrupted():
+                self._log(losses)
+            if due:
+                self._save(finished=False)
+                saved = time.monotonic()
+            progress.update()
+            if interrupted():
+                raise KeyboardInterrupt
+
+    def _log(self, losses):
+        trainer = self.trainer
+        trainer.check()
+        row = {"step": trainer.steps, "seconds": round(trainer.seconds, 2)}
+        row |= {"learning_rate": trainer.optimizer.param_groups[0]["lr"]}
+        trainer.log.append(row | {name: float(value) for name, value in losses.items()})
+        if self.on_log is not None and ranks.rank() == 0:
+            self.on_log(trainer)
+
+    def _save(self, finished):
+        if self.path is None:
+            return
+        self.trainer.check()
+        content = {**self.trainer.state(finished), **self.extra}
+        if ranks.rank() == 0:
+            save_checkpoint(self.path, content)
+            write_log(self.trainer.log, self.path.with_suffix(".log.csv"))
+        self.saved = self.trainer.steps
+
+
+@contextmanager
+def _interrupts_waiting():
+    """Let a step end before Ctrl-C (or a notebook's stop button) is heard; a second one is heard at once.
+
+    Gives a function that says whether one came. Stopped half way through a step, a run could not go on to the bit.
+    """
+    pressed = []
+
+    def note(number, frame):
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    if threading.current_thread() is not threading.main_thread():  # Python lets the main thread alone set handlers
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _difference(name, found, wanted):
@@ -214,45 +346,47 @@ def _difference(name, found, wanted):
     return name
 
 
-def _loop(trainer, checkpoint, extra, on_log, log_every, save_seconds, bar):
-    started = time.monotonic() - trainer.seconds
-    saved = time.monotonic()
-    while trainer.progress < 1:
-        losses = trainer.step()
-        trainer.seconds = time.monotonic() - started
-        bar.update(min(100 * trainer.progress, 100) - bar.n)
-        if trainer.steps % log_every == 0 or trainer.progress >= 1:
-            _log(trainer, losses, on_log, bar)
-        if checkpoint is not None and time.monotonic() - saved > save_seconds:
-            _save(trainer, checkpoint, extra, finished=False)
-            saved = time.monotonic()
+class _Progress:
+    """A bar with the time left in a notebook or terminal, plain lines elsewhere; on the first rank alone."""
 
-
-def _log(trainer, losses, on_log, bar):
-    row = {"step": trainer.steps, "seconds": round(trainer.seconds, 2)}
-    row |= {"learning_rate": trainer.optimizer.param_groups[0]["lr"]}
-    row |= {name: float(value) for name, value in losses.items()}
-    if not math.isfinite(row["loss"]):
-        raise InputError(
-            f"loss of {row['loss']} at step {trainer.steps}; expected a finite value; the last checkpoint is kept: "
-            "resume with a lower learning rate"
+    def __init__(self, trainer, quiet):
+        self.trainer, self.quiet = trainer, quiet or ranks.rank() > 0
+        drawn = "ipykernel" in sys.modules or sys.stderr.isatty()
+        self.lines = not drawn and not self.quiet
+        self.bar = tqdm(
+            total=100,
+            initial=100 * trainer.progress,
+            desc="training",
+            disable=self.quiet or self.lines,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}",
         )
-    trainer.log.append(row)
-    bar.set_postfix_str(f"step {trainer.steps}, loss {row['loss']:.3f}")
-    if on_log is not None:
-        on_log(trainer.log)
+        self.began, self.started, self.said = trainer.progress, time.monotonic(), time.monotonic()
 
+    def __enter__(self):
+        return self
 
-def _save(trainer, checkpoint, extra, finished):
-    save_checkpoint(checkpoint, {**trainer.state(finished), **extra})
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def update(self):
+        """After a step."""
+        trainer = self.trainer
+        if not self.lines:
+            if trainer.log:
+                self.bar.set_postfix_str(f"step {trainer.steps}, loss {trainer.log[-1]['loss']:.3f}", refresh=False)
+            self.bar.update(min(100 * trainer.progress, 100) - self.bar.n)
+        elif time.monotonic() - self.said >= LINE_SECONDS:
+            self.said = time.monotonic()
+            pace = (trainer.progress - self.began) / (self.said - self.started)
+            left = (1 - trainer.progress) / pace / 60 if pace > 0 else math.inf
+            loss = f", loss {trainer.log[-1]['loss']:.3f}" if trainer.log else ""
+            print(f"step {trainer.steps}, {trainer.progress:.0%}{loss}, about {left:.1f} minutes left", flush=True)
 
 
 def write_log(log, path):
     """Write the log as CSV, atomically."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(log[0]) if log else ["step"])
-        writer.writeheader()
-        writer.writerows(log)
-    os.replace(temporary, path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(log[0]) if log else ["step"])
+    writer.writeheader()
+    writer.writerows(log)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))

@@ -12,10 +12,12 @@ from draem_aitex import aitex, fabric, patcher
 from draem_aitex.inference import DraemDetector
 from draem_aitex.kinds import KINDS
 from draem_aitex.networks import build_draem
+from draem_aitex.recipe import TrainConfig
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation  # noqa: E402
 import augmenter  # noqa: E402
+import gpu  # noqa: E402
 import training  # noqa: E402
 
 
@@ -130,6 +132,33 @@ def test_the_trainings_speed_and_shares(monkeypatch, capsys, tmp_path):
 def test_the_trainings_bad_input_is_named(monkeypatch, capsys, arguments, message):
     status, _, error = run(monkeypatch, capsys, training, *arguments)
     assert status == 2 and message in error and len(error.splitlines()) == 1
+
+
+def test_what_takes_a_gpu_is_named_as_missing_without_one(monkeypatch, capsys, tmp_path):
+    record = tmp_path / "gpu.json"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    status, lines, _ = run(monkeypatch, capsys, gpu, "--record", record)
+    assert status == 0 and json.loads(lines[-1])["missing"] == list(gpu.FIGURES)
+    assert json.loads(record.read_text())["missing"] == list(gpu.FIGURES)
+
+
+def test_the_gpus_benchmark_runs_on_a_cpu(monkeypatch, capsys, tmp_path):
+    (tmp_path / "model_unet.py").write_text(PEER_NETWORKS)
+    small = ("--on-cpu", "--preset", "compact", "--batch", 2, "--size", 64, "--matrix", 64, "--runs", 1)
+    status, lines, _ = run(monkeypatch, capsys, gpu, *small, "--peer", tmp_path)
+    result = json.loads(lines[-1])
+    assert status == 0 and result["missing"] == []
+    ratio = result["paper_patches_per_s"] / result["peer_patches_per_s"]
+    assert result["patches_per_s_ratio"] == pytest.approx(ratio)
+    share = result["compact_tflops"] / result["peak_tflops"]
+    assert result["compact_share_of_peak"] == pytest.approx(share) and result["rolls_per_s"] > 0
+
+
+def test_the_ablations_recipes_differ():
+    groups = ablation.groups("recipe")
+    configurations = [ablation.configuration("recipe", settings, 3.0, 0) for settings in groups.values()]
+    assert configurations[0] == TrainConfig(minutes=3.0) and configurations[1].variation is None
+    assert json.loads(json.dumps(groups)) == groups
 
 
 def test_the_ablations_networks_build_and_differ():

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from draem_aitex import aitex, fabric, loom
+from draem_aitex import aitex, fabric, loom, recipe, training
 from draem_aitex.__main__ import main
+from draem_aitex.card import headline
 from draem_aitex.checkpoint import load_checkpoint
+from draem_aitex.inference import DraemDetector
 
 
 def fails_with_one_line(capsys, arguments, *words):
@@ -46,6 +49,43 @@ def test_train_again_changes_nothing_and_another_config_is_refused(checkpoint, s
     assert checkpoint.read_bytes() == before
 
 
+def test_info_says_what_a_checkpoint_is_and_loading_says_the_first_lines(checkpoint, small_set, tmp_path, capsys):
+    kept = tmp_path / "kept.pt"
+    shutil.copy(checkpoint, kept)
+    assert main(["evaluate", "--data", str(small_set), "--checkpoint", str(kept), "--keep"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(kept)]) == 0
+    card = capsys.readouterr().out
+    content = load_checkpoint(kept)
+    first = headline(content)
+    assert card.startswith("# kept.pt\n") and all(f"{line}.  \n" in card for line in first)
+    assert "0.88 M weights, trained on simulated fabric" in first[0]
+    assert first[1].startswith("3 steps in ") and "seed 0, 20" in first[1] and first[2].startswith("test rolls: patch")
+    assert "| | development rolls | test rolls |" in card and "Split by roll: 2 train, 1 calibration" in card
+    assert "python -m draem_aitex train --data DIR --steps 3 --out model.pt`" in card
+    aurocs = [f"{content['figures'][part]['patch_auroc']:.3f}" for part in ("development", "test")]
+    assert f"| patch AUROC, pooled | {' | '.join(aurocs)} |" in card
+    DraemDetector.load(kept)
+    assert capsys.readouterr().out.splitlines() == ["kept.pt:", *first]
+    DraemDetector.load(kept, quiet=True)
+    assert not capsys.readouterr().out
+
+
+def test_an_unfinished_checkpoint_says_so(small_set, tmp_path, capsys):
+    rolls = fabric.load_rolls(aitex.split_records(aitex.scan(small_set).records).train)
+
+    def stop(trainer):
+        raise KeyboardInterrupt
+
+    config = recipe.TrainConfig(steps=3, batch=2, crop=64)
+    training.train(rolls, config, tmp_path / "part.pt", on_log=stop, log_every=1, quiet=True)
+    assert main(["info", str(tmp_path / "part.pt")]) == 0
+    assert "1 steps in 0.0 minutes so far (not finished), seed 0." in capsys.readouterr().out
+    fails_with_one_line(
+        capsys, ["evaluate", "--data", small_set, "--checkpoint", tmp_path / "part.pt"], "part.pt", "not finished"
+    )
+
+
 def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsys):
     report = tmp_path / "report.html"
     figures = tmp_path / "figures.json"
@@ -66,8 +106,6 @@ def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsy
 
 def test_a_roll_trained_on_is_left_out_under_any_name(checkpoint, small_set, tmp_path, capsys):
     """The split's hashes decide: a training roll copied to a test roll's name is not tested."""
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(small_set, folder)
     normal = folder / "NODefect_images" / aitex.FABRIC_FOLDERS["01"]
@@ -126,6 +164,13 @@ def test_other_bad_input(checkpoint, small_set, tmp_path, capsys):
     train = ["train", "--data", small_set, "--out", out]
     fails_with_one_line(capsys, [*train, "--fabric", "77"], "77", "01")
     fails_with_one_line(capsys, [*train, "--minutes", "-1"], "-1")
+    fails_with_one_line(capsys, [*train, "--batch", "0"], "batch: 0")
+    fails_with_one_line(capsys, [*train, "--crop", "16"], "crop: 16 pixels; expected 32 or more")
+    fails_with_one_line(capsys, [*train, "--seed", "-1"], "seed: -1")
+    fails_with_one_line(capsys, [*train, "--save-seconds", "nan"], "save_seconds=nan")
+    fails_with_one_line(capsys, ["train", "--data", small_set, "--out", tmp_path, "--steps", "1"], tmp_path, "a file")
+    fails_with_one_line(capsys, [*train, "--learning-rate", "-1"], "learning_rate: -1")
+    fails_with_one_line(capsys, ["info", tmp_path / "no.pt"], "no.pt")
     fails_with_one_line(capsys, [*train, "--preset", "huge"], "huge", "compact")
     fails_with_one_line(capsys, [*train, "--device", "warp"], "warp")
     fails_with_one_line(capsys, [*train, "--steps", "1", "--minutes", "1"], "--minutes")

@@ -18,7 +18,7 @@ def picture(width, height=64):
     return np.random.default_rng(0).integers(0, 255, (height, width)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("width", [1, 300, 2047, 2048, 2049, 2240, 3000, 4096, 9999])
+@pytest.mark.parametrize("width", [1, 300, 2175, 2176, 2177, 2400, 3000, 4096, 9999])
 def test_windows_cover_every_column_once_and_with_context(width):
     found = inference.windows(width)
     assert [own[0] for _, own in found] == [0] + [own[1] for _, own in found[:-1]] and found[-1][1][1] == width
@@ -60,7 +60,7 @@ def test_levels_make_flawless_cloth_of_every_fabric_equal(model):
     levels = inference.fabric_levels(model, rolls, share=0.25)
     detector = inference.DraemDetector(model, levels)
     common = 1 / (1 + np.exp(-np.median(list(levels.values()))))
-    assert abs(levels["00"] - levels["01"]) > 1e-3
+    assert abs(levels["00"] - levels["01"]) > 1e-4
     for roll in rolls:
         maxima = patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges)
         assert (maxima > common).sum() == 2, "a quarter of eight patches"

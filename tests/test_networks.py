@@ -141,7 +141,7 @@ def test_any_size_comes_back(model, size):
 
 def test_padding_mirrors_and_crops_back(model):
     images = noise(1, 1, 37, 50)
-    down, right = -37 % model.multiple, -50 % model.multiple
+    down, right = -37 % model.config.multiple, -50 % model.config.multiple
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (0, down), (0, right)), mode="reflect")
     for ours, expected in zip(model(images), model(torch.from_numpy(padded)), strict=True):
         assert torch.allclose(ours, expected[..., :37, :50], atol=1e-6)

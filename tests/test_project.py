@@ -11,6 +11,9 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 
+from draem_aitex import card
+from draem_aitex.checkpoint import load_checkpoint
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 NAMES = [
     "01_Introduction", "02_Data_Preparation", "03_Synthetic_Anomaly_Generation", "04_DRAEM_Model", "05_Train_DRAEM",
@@ -31,6 +34,18 @@ def test_readme_links_lead_somewhere():
     for page in (ROOT / "README.md", ROOT / "data/README.md", ROOT / "checkpoints/README.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize(("name", "source"), [("compact_loom", "simulated fabric"), ("compact_aitex", "AITEX")])
+def test_shipped_checkpoints_are_what_their_cards_say(name, source):
+    path = ROOT / "checkpoints" / f"{name}.pt"
+    content = load_checkpoint(path)
+    assert path.stat().st_size < 5e6
+    assert path.with_suffix(".md").read_text() == card.card(path.name, content)
+    assert content["source"] == source and content["finished"] and set(content["figures"]) == {"development", "test"}
+    assert content["config"]["preset"] == "compact" and content["made"]["command"].endswith(f"--out {path.name}")
+    parts = [set(names.values()) for names in content["split"].values()]
+    assert not set.intersection(parts[0], set.union(*parts[1:])), "trained on none of the rolls it was judged on"
 
 
 def test_requirements_and_project_agree():
@@ -100,6 +115,11 @@ WRONG = {  # one plausible wrong answer an exercise
         "def parameters(inputs, outputs):\n    return 9 * inputs * outputs + outputs",
         "my_gamma, my_alpha = 0, 0.5",
         "def dice_loss(logits, mask):\n    return 1 - (2 * (logits * mask).sum() + 1) / (logits + mask + 1).sum()",
+    ],
+    "05_Train_DRAEM": [
+        "highest_at = 0",
+        "def averaged(old, new, decay):\n    return decay * new + (1 - decay) * old",
+        'too_low, as_it_should_be, too_high = "A", "B", "C"',
     ],
 }
 

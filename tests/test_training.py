@@ -1,14 +1,22 @@
-import dataclasses
+import csv
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from draem_aitex import aitex, training
 from draem_aitex.checkpoint import FORMAT, load_checkpoint, load_model, save_checkpoint
 from draem_aitex.errors import InputError
 from draem_aitex.fabric import load_rolls
 from draem_aitex.networks import NetworkConfig
-from draem_aitex.sampler import EDGE_SHARE, CropSampler
+from draem_aitex.recipe import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -17,38 +25,15 @@ def rolls(small_set):
 
 
 def config(**changes):
-    return training.TrainConfig(**{"steps": 4, "batch": 2, "crop": 64, **changes})
+    return TrainConfig(**{"steps": 4, "batch": 2, "crop": 64, **changes})
 
 
 def weights(result):
-    return torch.cat([parameter.flatten() for parameter in result.model.parameters()])
+    return weights_of(result.model)
 
 
-def test_crops_lie_on_the_fabric(rolls):
-    sampler = CropSampler(rolls, 64)
-    crops = sampler(256, torch.Generator().manual_seed(0))
-    assert crops.shape == (256, 1, 64, 64) and crops.dtype == torch.float32
-    assert crops.max() <= 1 and (crops > 0.98).float().mean() < 0.01, "no backlight"
-    again = sampler(256, torch.Generator().manual_seed(0))
-    assert torch.equal(crops, again)
-
-
-def test_crops_do_not_cross_from_roll_to_roll(rolls):
-    dark, light = (dataclasses.replace(roll, image=roll.image * 0 + tone) for roll, tone in zip(rolls, (10, 200)))  # noqa: B905
-    crops = CropSampler([dark, light], 64)(512, torch.Generator().manual_seed(1))
-    spread = crops.amax((1, 2, 3)) - crops.amin((1, 2, 3))
-    assert spread.max() == 0 and len(crops.unique()) == 2
-
-
-def test_the_fabrics_first_column_is_seen_often(rolls):
-    """A column that training never shows is an anomaly to the model, and the outermost would never be shown."""
-    columns = torch.arange(rolls[0].image.shape[1]) % 251  # each column has a grey of its own, for 251 columns
-    stamped = dataclasses.replace(rolls[0], image=columns.byte().expand(rolls[0].image.shape).numpy(), edges=(0, 2000))
-    crops = CropSampler([stamped], 64)(4096, torch.Generator().manual_seed(0))
-    first = (crops[:, 0, 0, 0] * 255).round()
-    second = (crops[:, 0, 0, 1] * 255).round()
-    at_edge = (first == 0) & (second == 1)
-    assert abs(at_edge.float().mean() - EDGE_SHARE / 2) < 0.02  # half of them, and a few by chance
+def weights_of(model):
+    return torch.cat([parameter.flatten() for parameter in model.parameters()])
 
 
 def test_training_learns(rolls):
@@ -62,9 +47,11 @@ def test_the_papers_layout_trains_resumes_and_comes_back(rolls, tmp_path):
     """Two classes, bilinear upsampling, networks of different depth: the published settings, with narrow widths."""
     narrow = NetworkConfig(reconstructive=(4, 8), discriminative=(4, 8, 8))
     path = tmp_path / "narrow.pt"
-    first = training.train(rolls, config(preset=narrow), path, quiet=True)
+    first = training.train(rolls, config(preset=narrow), quiet=True)
+    training.train(rolls, config(preset=narrow), path, quiet=True, on_log=stop_at(2), log_every=1)
     again = training.train(rolls, config(preset=narrow), path, quiet=True)
     assert first.finished and again.steps == first.steps == 4
+    assert torch.equal(weights(first), weights(again))
     model, images = load_model(load_checkpoint(path)), torch.rand(1, 1, 64, 64, generator=torch.Generator())
     assert model.config == narrow and torch.allclose(model(images)[1], first.model(images)[1], atol=1e-5)
     other = NetworkConfig(reconstructive=(4, 4), discriminative=(4, 8))
@@ -81,12 +68,8 @@ def test_same_seed_same_weights(rolls):
 def test_interrupted_and_resumed_is_the_same_run(rolls, tmp_path):
     whole = training.train(rolls, config(steps=6), tmp_path / "whole.pt", quiet=True)
 
-    def stop(log):
-        if log[-1]["step"] == 3:
-            raise KeyboardInterrupt
-
     path = tmp_path / "parts.pt"
-    part = training.train(rolls, config(steps=6), path, quiet=True, log_every=1, on_log=stop)
+    part = training.train(rolls, config(steps=6), path, quiet=True, log_every=1, on_log=stop_at(3))
     assert not part.finished and part.steps == 3 and not load_checkpoint(path)["finished"]
     rest = training.train(rolls, config(steps=6), path, quiet=True)
     assert rest.finished and rest.steps == 6
@@ -106,45 +89,176 @@ def test_another_config_or_split_is_refused_and_the_file_stays(rolls, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(rolls, tmp_path, monkeypatch):
+def test_ctrl_c_waits_for_the_end_of_the_step(rolls, tmp_path, monkeypatch):
+    """Stopped in the middle of a step, weights and random state would be of different steps."""
+    path, step = tmp_path / "model.pt", training.Trainer.descend
+
+    def interrupted(trainer):
+        if trainer.steps == 2:
+            signal.raise_signal(signal.SIGINT)
+        step(trainer)
+
+    whole = training.train(rolls, config(), quiet=True)
+    monkeypatch.setattr(training.Trainer, "descend", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    part = training.train(rolls, config(), path, quiet=True)
+    assert not part.finished and part.steps == part.saved == 3 and [row["step"] for row in part.log] == [3]
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.undo()
+    assert torch.equal(weights(whole), weights(training.train(rolls, config(), path, quiet=True)))
+
+
+def test_a_second_ctrl_c_is_heard_at_once_and_saves_nothing(rolls, tmp_path, monkeypatch):
+    def impatient(trainer):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(training.Trainer, "descend", impatient)
+    part = training.train(rolls, config(), tmp_path / "model.pt", quiet=True)
+    assert not part.finished and part.saved is None
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize("save_every", [0, 1000])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(rolls, tmp_path, monkeypatch, save_every):
+    """Checked before every save, not only where a line is logged."""
+    path, lasting = tmp_path / "model.pt", training.reconstruction_loss
+
+    def explode(reconstruction, clean):
+        return lasting(reconstruction * (float("nan") if path.exists() else 1), clean)
+
+    monkeypatch.setattr(training, "reconstruction_loss", explode)
+    if save_every:
+        training.train(rolls, config(), path, quiet=True, on_log=stop_at(2), log_every=1)
+    with pytest.raises(InputError, match="loss: not finite at step"):
+        training.train(rolls, config(), path, quiet=True, save_seconds=save_every)
+    content = load_checkpoint(path)
+    assert not content["finished"] and content["steps"] == (2 if save_every else 1)
+    assert all(value.isfinite().all() for value in content["weights"].values())
+
+
+def test_the_log_lies_beside_the_checkpoint(rolls, tmp_path):
+    result = training.train(rolls, config(steps=6), tmp_path / "model.pt", quiet=True, log_every=2)
+    with open(tmp_path / "model.log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [2, 4, 6]
+    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in result.log]
+
+
+def test_lines_where_no_bar_can_be_drawn(rolls, monkeypatch, capsys):
+    monkeypatch.setattr(training, "LINE_SECONDS", 0)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    training.train(rolls, config(), log_every=1)
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert len(lines) == 4 and lines[1].startswith("step 2, 50%, loss ") and "minutes left" in lines[1]
+    assert not printed.err
+
+
+def test_compiled_networks_compute_the_same(rolls):
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    shallow = NetworkConfig(reconstructive=(4, 8), discriminative=(4, 8), classes=1, upsampling="nearest")
+    settings = config(preset=shallow, precision="float32")
+    plain, compiled = (training.Trainer(rolls, settings, compiled=value) for value in (False, True))
+    for _ in range(2):
+        assert plain.step()["loss"].item() == pytest.approx(compiled.step()["loss"].item(), rel=1e-4)
+
+
+def command(small_set, path, *more):
+    return [
+        sys.executable, "-m", "draem_aitex", "train", "--data", str(small_set), "--out", str(path),
+        "--batch", "2", "--crop", "64", *more,
+    ]  # fmt: skip
+
+
+def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(small_set, tmp_path):
+    """kill -9, three times, wherever it happens to hit; the file is always whole, the end always the same."""
+    whole, killed = tmp_path / "whole.pt", tmp_path / "killed.pt"
+    more, one_thread = ["--steps", "200", "--save-seconds", "0"], {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(small_set, whole, *more), check=True, capture_output=True, env=one_thread)
+    reached = 0
+    for further, patience in ((1, 0.0), (30, 0.013), (40, 0.007)):
+        process = subprocess.Popen(command(small_set, killed, *more), stdout=subprocess.DEVNULL, env=one_thread)
+        until = time.monotonic() + 120
+        while not killed.exists() or load_checkpoint(killed)["steps"] < reached + further:
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.1)
+        time.sleep(patience)
+        process.kill()
+        process.wait()
+        content = load_checkpoint(killed)
+        reached = content["steps"]
+        assert not content["finished"]
+    subprocess.run(command(small_set, killed, *more), check=True, capture_output=True, env=one_thread)
+    first, second = load_checkpoint(whole), load_checkpoint(killed)
+    assert first["steps"] == second["steps"] == 200
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+    logs = [[{**row, "seconds": 0} for row in content["log"]] for content in (first, second)]
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(25, 201, 25))
+    assert sorted(path.name for path in tmp_path.glob("*killed*")) == ["killed.log.csv", "killed.pt"]
+
+
+def test_killed_between_its_last_step_and_its_end_it_is_finished_by_the_next_call(rolls, tmp_path):
     path = tmp_path / "model.pt"
-
-    def explode(trainer):
-        trainer.steps += 1
-        return {"loss": torch.tensor(float("nan"))}
-
-    monkeypatch.setattr(training.Trainer, "step", explode)
-    save_checkpoint(tmp_path / "other.pt", {"x": 1})
-    with pytest.raises(InputError, match="loss of nan at step 1"):
-        training.train(rolls, config(), path, quiet=True, log_every=1)
-    assert not path.exists()
+    part = training.train(rolls, config(), path, quiet=True, on_log=stop_at(4), log_every=1)
+    assert not part.finished and part.saved == 4 and not load_checkpoint(path)["finished"]
+    rest = training.train(rolls, config(), path, quiet=True)
+    assert rest.finished and load_checkpoint(path)["finished"] and "training" not in load_checkpoint(path)
+    assert torch.equal(weights(part), weights(rest))
 
 
-def test_schedule_climbs_and_falls():
-    factors = [training.learning_rate_factor(progress / 100, 0.05) for progress in range(101)]
-    assert factors[0] == pytest.approx(0.01) and max(factors) == pytest.approx(1, abs=1e-3)
-    assert factors.index(max(factors)) == 5 and factors[100] == pytest.approx(0.01)
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(small_set, tmp_path):
+    """The system refuses to write more than a part of a checkpoint, as a full disk would."""
+    path = tmp_path / "model.pt"
+    subprocess.run(command(small_set, path, "--steps", "2"), check=True, capture_output=True)
+    whole = path.read_bytes()
+    limit = len(whole) // 2
+    done = subprocess.run(
+        command(small_set, tmp_path / "other.pt", "--steps", "2"),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "other.pt: not written" in done.stderr and "make room" in done.stderr
+    assert [entry.name for entry in tmp_path.iterdir() if "other" in entry.name] == []
+    with pytest.raises(InputError, match="not written"):
+        limited(lambda: save_checkpoint(path, load_checkpoint(path)), limit)
+    assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"steps": None}, "expected one of the two"),
-        ({"minutes": 1.0}, "expected one of the two"),
-        ({"steps": 0}, "more than 0"),
-        ({"preset": "huge"}, "'huge'"),
-    ],
-)
-def test_bad_settings(changes, message):
-    with pytest.raises(InputError, match=message):
-        config(**changes)
+def limited(write, size):
+    """Call `write` while files may not grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_bad_rolls(rolls):
-    with pytest.raises(InputError, match="none given"):
-        training.train([], config(), quiet=True)
-    with pytest.raises(InputError, match="expected 512 x 512"):
-        CropSampler(rolls, 512)
+def test_weights_of_another_architecture_are_one_line(rolls, tmp_path):
+    path = tmp_path / "model.pt"
+    training.train(rolls, config(), path, quiet=True, on_log=stop_at(2), log_every=1)
+    content = load_checkpoint(path)
+    content["network"]["stem"] = 4
+    with pytest.raises(InputError, match="another architecture"):
+        load_model(content)
+    content["training"]["model"].popitem()
+    save_checkpoint(path, content)
+    with pytest.raises(InputError, match="model.pt: does not fit this run"):
+        training.train(rolls, config(), path, quiet=True)
+
+
+def stop_at(step):
+    """A listener that interrupts."""
+
+    def listen(trainer):
+        if trainer.steps == step:
+            raise KeyboardInterrupt
+
+    return listen
 
 
 def test_bad_checkpoints(tmp_path):
@@ -153,7 +267,13 @@ def test_bad_checkpoints(tmp_path):
     (tmp_path / "text.pt").write_text("not a checkpoint")
     torch.save({"weights": 1}, tmp_path / "other.pt")
     torch.save({"format": "draem_aitex checkpoint 0"}, tmp_path / "old.pt")
-    expected = (("text.pt", "not a readable"), ("other.pt", "not a checkpoint of this"), ("old.pt", "checkpoint 0"))
+    torch.save({"format": FORMAT, "weights": 1}, tmp_path / "part.pt")
+    expected = (
+        ("text.pt", "not a readable"),
+        ("other.pt", "not a checkpoint of this"),
+        ("old.pt", "checkpoint 0"),
+        ("part.pt", "a checkpoint without config"),
+    )
     for name, found in expected:
         with pytest.raises(InputError, match=found):
             load_checkpoint(tmp_path / name)
@@ -170,9 +290,49 @@ def test_pickled_code_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_device_that_is_not_there():
-    with pytest.raises(InputError, match="'warp'"):
-        training.pick_device("warp")
+def test_the_average_is_swa_utils(rolls):
+    """Parameters and float buffers as `AveragedModel` averages them, without its counter on the host."""
+    trainer = training.Trainer(rolls, config())
+    theirs = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+    for _ in range(3):
+        trainer.step()
+        theirs.update_parameters(trainer.model)
+    wanted = {name: value for name, value in theirs.module.state_dict().items() if value.is_floating_point()}
+    found = trainer.average.state_dict()
+    assert wanted and all(torch.equal(value, found[name]) for name, value in wanted.items())
+    assert not torch.equal(weights_of(trainer.average), weights_of(trainer.model))
+
+
+def test_bad_arguments(rolls):
+    for changes, message in (
+        ({"log_every": 0}, "log_every=0"),
+        ({"save_seconds": float("nan")}, "save_seconds=nan"),
+        ({"device": "warp"}, "'warp'"),
+        ({"device": "meta"}, "'meta'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            training.train(rolls, config(), quiet=True, **changes)
+
+
+def test_too_little_memory_is_one_line(rolls, monkeypatch):
+    def full(trainer):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training.Trainer, "step", full)
+    with pytest.raises(InputError, match="batch: 2 crops of 64 pixels do not fit"):
+        training.train(rolls, config(), quiet=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_step_on_cuda_does_not_wait_for_the_device(rolls):
+    trainer = training.Trainer(rolls, config(), "cuda")
+    for _ in range(2):
+        trainer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -1,0 +1,82 @@
+"""A checkpoint in words: three lines whenever it is loaded, and its card, the Markdown page that lies beside it."""
+
+from draem_aitex.checkpoint import load_model
+from draem_aitex.networks import count_parameters
+
+FIGURES = {  # on a card, and the only ones that a checkpoint keeps
+    "n_test_rolls": "rolls judged",
+    "patches": "patches",
+    "positive_patches": "of them with a defect",
+    "patch_auroc": "patch AUROC, pooled",
+    "patch_auroc_mean_of_fabrics": "patch AUROC, mean of fabrics",
+    "patch_ap": "patch AP",
+    "patch_true_positives": "defective patches found",
+    "patch_false_positives": "flawless patches called falsely",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "defects": "defects",
+    "hits": "defects hit",
+}
+
+
+def kept_figures(figures):
+    """Of an evaluation's figures those that go into a checkpoint."""
+    return {name: figures[name] for name in FIGURES}
+
+
+def headline(content, name="checkpoint"):
+    """What a checkpoint is: its data, its training and, once it was judged, its figures. A list of lines.
+
+    name: of the file, for the `InputError` of `checkpoint.load_model`.
+    """
+    config, made = content["config"], content.get("made")
+    preset = config["preset"] if isinstance(config["preset"], str) else "networks of its own"
+    weights = count_parameters(load_model(content, name)) / 1e6
+    fabrics = f", fabrics {', '.join(content['fabrics'])}" if content.get("fabrics") else ""
+    so_far = "" if content["finished"] else " so far (not finished)"
+    where = f", {made['date']}, {made['machine']}" if made else ""
+    lines = [
+        f"DRAEM, {preset}, {weights:.2f} M weights, trained on {content.get('source', 'rolls of your own')}{fabrics}",
+        f"{content['steps']:,} steps in {content['seconds'] / 60:.1f} minutes{so_far}, seed {config['seed']}{where}",
+    ]
+    for part in ("test", "development"):
+        if part in content.get("figures", {}):
+            return [*lines, _in_words(part, content["figures"][part])]
+    return lines
+
+
+def _in_words(part, figures):
+    flawless = figures["patches"] - figures["positive_patches"]
+    return (
+        f"{part} rolls: patch AUROC {figures['patch_auroc']:.3f} pooled, {figures['hits']} of {figures['defects']} "
+        f"defects hit, {figures['patch_false_positives']} of {flawless} flawless patches called falsely"
+    )
+
+
+def card(name, content):
+    """The card of a checkpoint file: what `headline` says, figures, split, threshold, how to make it again."""
+    first, *others = headline(content, name)
+    lines = [f"# {name}", "", f"{first}.  "] + [f"{line}.  " for line in others] + [""]
+    if figures := content.get("figures"):
+        lines += [f"| | {' | '.join(f'{part} rolls' for part in figures)} |", "|---|" + "---|" * len(figures)]
+        lines += [
+            f"| {label} | {' | '.join(_cell(f[key]) for f in figures.values())} |" for key, label in FIGURES.items()
+        ]
+        lines.append("")
+    if "split" in content:
+        counts = ", ".join(f"{len(names)} {part}" for part, names in content["split"].items())
+        lines += [f"Split by roll: {counts}.", ""]
+    if "threshold" in content:
+        threshold = content["threshold"]
+        lines += [
+            f"Threshold {threshold['value']:.4f}, for {threshold['wanted']:.1%} of flawless patches called falsely, "
+            f"from {threshold['patches']} patches of {threshold['rolls']} calibration rolls.",
+            "",
+        ]
+    if "made" in content:
+        lines += [f"Made by `{content['made']['command']}` with {content['made']['versions']}.", ""]
+    return "\n".join(lines)
+
+
+def _cell(value):
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"

@@ -1,0 +1,33 @@
+"""Results reach the disk whole or not at all."""
+
+import os
+from pathlib import Path
+
+from draem_aitex.errors import InputError
+
+
+def write_whole(path, write):
+    """Write a file atomically: what was there stays until the new one is whole and on the disk.
+
+    write: is called with a binary file. Raises `InputError` where the folder is missing or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not written ({reason}); make room, or choose another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path):
+    """Remove what processes that were killed while they wrote `path` have left beside it."""
+    path = Path(path)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)

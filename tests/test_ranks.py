@@ -1,0 +1,136 @@
+"""Several processes on gloo: what DDP must give, and what happens when a rank dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from draem_aitex.checkpoint import load_checkpoint
+
+GRADIENTS = """
+import sys, torch
+from draem_aitex import aitex, fabric, ranks, recipe, training
+from draem_aitex.augmenter import AugmentedBatch
+
+folder, out = sys.argv[1:]
+rolls = fabric.load_rolls(aitex.split_records(aitex.scan(folder).records).train)
+config = recipe.TrainConfig(steps=4, batch=2, crop=64, precision="float32")
+with ranks.joined("cpu"):
+    trainer = training.Trainer(rolls, config)
+    trainer.model.eval()
+    generator = torch.Generator().manual_seed(5)  # the joint batch is the same for all
+    clean = trainer.sampler(4, generator)
+    batch = trainer.augmenter(clean, generator)
+    mine = slice(0, 4) if ranks.count() == 1 else slice(2 * ranks.rank(), 2 * ranks.rank() + 2)
+    part = AugmentedBatch(batch.images[mine], batch.masks[mine], batch.kinds[mine], batch.severity[mine], batch.names)
+    trainer.backward(clean[mine], part)
+    own = trainer.sampler(2, trainer.generator)
+    torch.save({"gradients": [p.grad for p in trainer.model.parameters()], "crops": own}, f"{out}{ranks.rank()}.pt")
+"""
+
+
+def torchrun(number, *arguments):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}", *arguments]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def run(command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def train(small_set, path, *more):
+    return [
+        "-m", "draem_aitex", "train", "--data", str(small_set), "--out", str(path), "--batch", "2", "--crop", "64",
+        *more,
+    ]  # fmt: skip
+
+
+def test_two_ranks_give_the_gradients_of_the_joint_batch(small_set, tmp_path):
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS)
+    run([sys.executable, str(script), str(small_set), str(tmp_path / "one")])
+    run(torchrun(2, str(script), str(small_set), str(tmp_path / "two")))
+    one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("one0.pt", "two0.pt", "two1.pt"))
+    assert not torch.equal(first["crops"], second["crops"]), "ranks draw different crops"
+    assert max(gradient.abs().max() for gradient in one["gradients"]) > 1e-3
+    for alone, *shared in zip(one["gradients"], first["gradients"], second["gradients"], strict=True):
+        for gradient in shared:
+            assert torch.allclose(alone, gradient, atol=1e-5, rtol=1e-5)
+
+
+def test_a_run_of_two_ranks_goes_on_with_one_and_with_three(small_set, tmp_path):
+    path = tmp_path / "model.pt"
+    steps = ["--steps", "100", "--save-seconds", "0"]
+    job = subprocess.Popen(
+        torchrun(2, *train(small_set, path, *steps)), env=environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(path, job)
+    kill_one_rank(job)
+    _, error = job.communicate(timeout=120)
+    assert job.returncode != 0 and "SIGKILL" in error
+    content = load_checkpoint(path)
+    assert not content["finished"] and len(content["training"]["generators"]) == 2
+    reached = content["steps"]
+    assert 0 < reached < 100
+    for number in (1, 3):
+        again = tmp_path / f"on{number}.pt"
+        again.write_bytes(path.read_bytes())
+        if number == 1:
+            printed = run([sys.executable, *train(small_set, again, *steps)]).stdout
+        else:
+            printed = run(torchrun(number, *train(small_set, again, *steps))).stdout
+        finished = load_checkpoint(again)
+        assert finished["finished"] and finished["steps"] == 100 and "threshold" in finished
+        assert printed.count("trained 100 steps") == 1, "the first rank alone speaks"
+        assert [row["step"] for row in finished["log"]] == [25, 50, 75, 100]
+
+
+def wait_for(path, job):
+    until = time.monotonic() + 120
+    while not path.exists():
+        assert job.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+
+
+def kill_one_rank(job):
+    """kill -9 the last rank of a torchrun job."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True, check=True)
+    os.kill(max(int(pid) for pid in listed.stdout.split()), signal.SIGKILL)
+
+
+def test_bad_input_is_said_once(small_set, tmp_path):
+    arguments = ["-m", "draem_aitex", "train", "--data", str(tmp_path), "--out", str(tmp_path / "model.pt")]
+    done = subprocess.run(torchrun(2, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0 and len(said) == 1 and "no AITEX folder" in said[0], done.stderr
+
+
+def test_a_job_that_torchrun_did_not_start_is_named(small_set, tmp_path):
+    command = [sys.executable, *train(small_set, tmp_path / "model.pt", "--steps", "2")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**environment(), "WORLD_SIZE": "2"})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "start it with torchrun" in done.stderr
+
+
+def test_ranks_agree_on_the_time(small_set, tmp_path):
+    """With minutes as the budget all ranks take the same steps at the same rates, or they would wait for ever."""
+    path = tmp_path / "model.pt"
+    run(torchrun(2, *train(small_set, path, "--minutes", "0.05")))
+    content = load_checkpoint(path)
+    assert content["finished"] and 3 <= content["seconds"] < 60 and content["steps"] >= 1
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices here")
+def test_two_cuda_devices_train_together(small_set, tmp_path):
+    run(torchrun(2, *train(small_set, tmp_path / "model.pt", "--steps", "4", "--device", "cuda")))
+    assert load_checkpoint(tmp_path / "model.pt")["finished"]

@@ -1,0 +1,110 @@
+import dataclasses
+
+import pytest
+import torch
+
+from draem_aitex import aitex
+from draem_aitex.errors import InputError
+from draem_aitex.fabric import load_rolls
+from draem_aitex.sampler import EDGE_SHARE, CropSampler, Variation, row_weights
+
+
+@pytest.fixture(scope="module")
+def rolls(small_set):
+    return load_rolls(aitex.split_records(aitex.scan(small_set).records).train)
+
+
+def of_image(roll, image):
+    return dataclasses.replace(roll, image=image.byte().numpy(), edges=(0, image.shape[1]))
+
+
+def test_crops_lie_on_the_fabric(rolls):
+    sampler = CropSampler(rolls, 64)
+    crops = sampler(256, torch.Generator().manual_seed(0))
+    assert crops.shape == (256, 1, 64, 64) and crops.dtype == torch.float32
+    assert crops.max() <= 1 and (crops > 0.98).float().mean() < 0.01, "no backlight"
+    again = sampler(256, torch.Generator().manual_seed(0))
+    assert torch.equal(crops, again)
+
+
+def test_crops_do_not_cross_from_roll_to_roll(rolls):
+    dark, light = (dataclasses.replace(roll, image=roll.image * 0 + tone) for roll, tone in zip(rolls, (10, 200)))  # noqa: B905
+    crops = CropSampler([dark, light], 64)(512, torch.Generator().manual_seed(1))
+    spread = crops.amax((1, 2, 3)) - crops.amin((1, 2, 3))
+    assert spread.max() == 0 and len(crops.unique()) == 2
+
+
+def test_the_fabrics_first_column_is_seen_often(rolls):
+    """A column that training never shows is an anomaly to the model, and the outermost would never be shown."""
+    columns = torch.arange(rolls[0].image.shape[1]) % 251  # each column has a grey of its own, for 251 columns
+    stamped = dataclasses.replace(rolls[0], image=columns.byte().expand(rolls[0].image.shape).numpy(), edges=(0, 2000))
+    crops = CropSampler([stamped], 64)(4096, torch.Generator().manual_seed(0))
+    first = (crops[:, 0, 0, 0] * 255).round()
+    second = (crops[:, 0, 0, 1] * 255).round()
+    at_edge = (first == 0) & (second == 1)
+    assert abs(at_edge.float().mean() - EDGE_SHARE / 2) < 0.02  # half of them, and a few by chance
+
+
+def test_rows_are_read_between_rows():
+    rows = torch.tensor([[0.0, 1.0, 1.5, 2.25, 5.0]])
+    weights = row_weights(rows, 6)
+    ramp = torch.arange(6.0)[None, :, None]
+    assert torch.allclose(weights.sum(-1), torch.ones(1, 5))
+    assert torch.allclose((weights @ ramp)[0, :, 0], rows[0], atol=1e-6), "straight lines are met"
+    parabola = (weights @ ramp**2)[0, :, 0]
+    assert torch.allclose(parabola[1:4], rows[0, 1:4] ** 2, atol=1e-5), "Catmull-Rom meets parabolas inside"
+    assert torch.equal(weights[0, 1], torch.eye(6)[1]), "on a row it is that row"
+
+
+def test_stretched_crops_have_other_pitches(rolls):
+    """Weft threads 8 rows apart, seen at 0.5 rows a row, are 16 rows apart."""
+    stripes = (100 + 60 * torch.cos(2 * torch.pi * torch.arange(256.0) / 8))[:, None].expand(256, 600)
+    roll = of_image(rolls[0], stripes)
+    for stretch in (0.5, 1.0, 1.6):
+        variation = Variation(share=1.0, stretch=(stretch, stretch), contrast=1.0, brightness=0.0)
+        crops = CropSampler([roll], 128, variation=variation)(4, torch.Generator().manual_seed(0))
+        spectrum = torch.fft.rfft(crops[:, 0, :, 0] - crops[:, 0, :, 0].mean(1, keepdim=True), n=1024).abs()
+        assert (spectrum.argmax(1) / 1024 - stretch / 8).abs().max() < 0.004
+
+
+def test_variation_keeps_unstretched_crops_and_moves_tones(rolls):
+    image = torch.randint(60, 180, (256, 700), generator=torch.Generator().manual_seed(0))
+    roll = of_image(rolls[0], image)
+    still = Variation(share=0.0, contrast=1.0, brightness=0.0)
+    crops = CropSampler([roll], 64, variation=still)(8, torch.Generator().manual_seed(0))
+    every = image.float().div(255).unfold(0, 64, 1).unfold(1, 64, 1)
+    for crop in crops[:, 0]:
+        assert (every[..., 0, :] - crop[0]).abs().amax(-1).min() < 1e-6, "a piece of the roll, to the pixel"
+    moved = CropSampler([roll], 64, variation=Variation(share=0.0))(64, torch.Generator().manual_seed(0))
+    spread, mean = moved.std((1, 2, 3)), moved.mean((1, 2, 3))
+    assert 1.3 < spread.max() / spread.min() <= 1.3**2 * 1.1 and 0.08 < mean.max() - mean.min() < 0.17
+    assert moved.min() >= 0 and moved.max() <= 1
+
+
+def test_a_low_roll_is_not_stretched_beyond_its_rows(rolls):
+    roll = of_image(rolls[0], torch.arange(70)[:, None].expand(70, 200))
+    variation = Variation(share=1.0, stretch=(1.5, 1.5), contrast=1.0, brightness=0.0)
+    crops = CropSampler([roll], 64, variation=variation)(2, torch.Generator().manual_seed(0)) * 255
+    assert crops[:, 0, 0].max() < 1e-3 and (crops[:, 0, -1] - 69).abs().max() < 1e-3, "from the first row to the last"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"share": 1.5}, "share: 1.5"),
+        ({"stretch": (2, 1)}, "smaller first"),
+        ({"stretch": (0, 1)}, "above 0"),
+        ({"contrast": 0.5}, "a factor of 1 or more"),
+        ({"brightness": 2}, "an offset from 0 to 1"),
+    ],
+)
+def test_bad_variations(changes, message):
+    with pytest.raises(InputError, match=message):
+        Variation(**changes)
+
+
+def test_bad_rolls(rolls):
+    with pytest.raises(InputError, match="none given"):
+        CropSampler([], 64)
+    with pytest.raises(InputError, match="expected 512 x 512"):
+        CropSampler(rolls, 512)
