@@ -19,7 +19,7 @@ from draem_aitex.machine import pick_device
 from draem_aitex.perlin import perlin_noise
 from draem_aitex.recipe import TrainConfig
 from draem_aitex.sampler import CropSampler
-from draem_aitex.training import Trainer
+from draem_aitex.trainer import Trainer
 
 CROP, PEER_SIZE = 128, 256  # pixels
 

@@ -24,7 +24,7 @@ from draem_aitex.inference import DraemDetector
 from draem_aitex.machine import pick_device
 from draem_aitex.networks import build_draem
 from draem_aitex.recipe import TrainConfig
-from draem_aitex.training import Trainer
+from draem_aitex.trainer import Trainer
 
 FIGURES = (
     "paper_patches_per_s", "peer_patches_per_s", "patches_per_s_ratio", "compact_crops_per_s", "compact_tflops",

@@ -21,7 +21,7 @@ from draem_aitex import aitex, fabric, loom
 from draem_aitex.losses import reconstruction_loss, segmentation_loss
 from draem_aitex.machine import pick_device
 from draem_aitex.recipe import TrainConfig
-from draem_aitex.training import Trainer
+from draem_aitex.trainer import Trainer
 
 PEER_SIZE = 256  # pixels
 

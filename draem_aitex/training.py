@@ -1,15 +1,8 @@
-"""Training: crops in, corrupted on the spot, two losses, one optimiser; stoppable and resumable at any step.
+"""Training: steps until the budget is spent, a checkpoint at intervals; stoppable and resumable at any step."""
 
-The same loop runs on a CPU, on a GPU and, started by `torchrun`, on several of them: PyTorch's DDP averages their
-gradients, every rank draws crops of its own, the first one logs and saves.
-"""
-
-import copy
 import csv
 import io
-import math
 import signal
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -17,21 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import get_ema_multi_avg_fn
-from tqdm.auto import tqdm
 
 from draem_aitex import ranks
-from draem_aitex.augmenter import Augmenter
-from draem_aitex.checkpoint import load_checkpoint, network_content, save_checkpoint
+from draem_aitex.checkpoint import load_checkpoint, save_checkpoint
 from draem_aitex.errors import InputError
 from draem_aitex.files import remove_leftovers, write_whole
-from draem_aitex.losses import reconstruction_loss, segmentation_loss
-from draem_aitex.machine import computes_in_bfloat16, pick_device
-from draem_aitex.networks import build_draem
-from draem_aitex.sampler import CropSampler
-
-LINE_SECONDS = 30  # between plain lines of progress, where no bar can be drawn
+from draem_aitex.progress import Progress
+from draem_aitex.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -46,140 +31,6 @@ class TrainResult:
     steps: int
     finished: bool
     saved: int | None
-
-
-def precision(device, wanted="auto"):
-    """Autocast to bfloat16 where the device computes in it, unless `wanted` is "float32".
-
-    What stays in float32 (losses, optimiser) is computed in float32: PyTorch's switch for TF32 in matrix products is
-    left as it is found, which is off.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted != "float32" and computes_in_bfloat16(device))
-
-
-class Trainer:
-    """State of a run and its single step. `train` drives it; a notebook may call `step` by hand.
-
-    compiled: let `torch.compile` fuse the networks' operations, which pays on CUDA and takes a minute first.
-    """
-
-    def __init__(self, rolls, config, device="cpu", compiled=False):
-        self.config, self.device = config, pick_device(device)
-        self.model = build_draem(config.preset, config.seed).to(self.device, memory_format=torch.channels_last).train()
-        # `swa_utils.AveragedModel` would ask a counter on the host at every step, for which a GPU would be waited for.
-        self.average = copy.deepcopy(self.model).eval()
-        self.moving_average = get_ema_multi_avg_fn(config.ema_decay)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self.parallel = DistributedDataParallel(self.model) if ranks.count() > 1 else self.model
-        self.compiled = compiled
-        if compiled:
-            self.parallel = torch.compile(self.parallel)
-        self.sampler = CropSampler(rolls, config.crop, self.device, config.variation)
-        self.augmenter = Augmenter(config.augmenter)
-        self.steps, self.seconds, self.log = 0, 0.0, []
-        self.generator = self._fresh_generator()
-        self.sound = torch.ones((), dtype=torch.bool, device=self.device)  # every loss and gradient so far was finite
-
-    @property
-    def progress(self):
-        """Part of the budget used, 0 to 1 and beyond."""
-        if self.config.steps is not None:
-            return self.steps / self.config.steps
-        return self.seconds / (60 * self.config.minutes)
-
-    def step(self):
-        """One batch: returns the losses by name, as tensors (no wait for the device)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.steps, self.progress)
-        clean = self.sampler(self.config.batch, self.generator)
-        losses = self.backward(clean, self.augmenter(clean, self.generator))
-        self.descend()
-        self.sound &= losses["loss"].isfinite()
-        self.steps += 1
-        return losses
-
-    def backward(self, clean, batch):
-        """Gradients of both losses on a corrupted batch and its clean original; returns the losses by name."""
-        reconstruction, logits = self.forward(batch.images)
-        repainted = reconstruction_loss(reconstruction, clean)
-        segmented = segmentation_loss(logits, batch.masks)
-        loss = repainted.total + segmented.total
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        return {"loss": loss.detach(), **repainted.parts, **segmented.parts}
-
-    def forward(self, images):
-        """What the networks make of a batch, in the precision and memory layout of training."""
-        try:
-            with precision(self.device, self.config.precision):
-                return self.parallel(images.contiguous(memory_format=torch.channels_last))
-        except Exception as error:
-            if not self.compiled or not type(error).__module__.startswith("torch._dynamo"):
-                raise
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"compile: not possible on this machine ({reason}); train without it") from None
-
-    def descend(self):
-        """Move the weights along their gradients, and the averaged weights after them."""
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.sound &= norm.isfinite()
-        self.optimizer.step()
-        self._follow()
-
-    @torch.no_grad()
-    def _follow(self):
-        """Draw the averaged weights, and batch norm's statistics with them, a little towards the present ones."""
-        if self.steps == 0:
-            self.average.load_state_dict(self.model.state_dict())
-            return
-        pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
-        moving = [pair for pair in pairs if pair[0].is_floating_point()]  # the others only count batches
-        self.moving_average(*map(list, zip(*moving, strict=True)), None)
-
-    def check(self):
-        """Raise `InputError` if a loss or a gradient was not finite since the run began. Waits for the device."""
-        if not self.sound:
-            raise InputError(
-                f"loss: not finite at step {self.steps} or shortly before; expected a number; the last checkpoint, if "
-                f"any, is from before and stays: begin anew with a lower rate than {self.config.learning_rate}"
-            )
-
-    def state(self, finished):
-        """The averaged weights for whoever wants to use them and, while unfinished, everything `restore` needs.
-
-        With several ranks all of them must call this: each has a random state of its own to give.
-        """
-        content = {**network_content(self.average), "config": asdict(self.config), "log": self.log}
-        content |= {"steps": self.steps, "seconds": self.seconds, "finished": finished}
-        if not finished:
-            content["training"] = {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "generators": ranks.gathered(self.generator.get_state()),
-            }
-        return content
-
-    def restore(self, content):
-        """Go on from a checkpoint's content, written by as many ranks or by others, on this device or another."""
-        self.steps, self.seconds, self.log = content["steps"], content["seconds"], list(content["log"])
-        self.average.load_state_dict(content["weights"])
-        if content["finished"]:
-            return
-        saved = content["training"]
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        mine = saved["generators"][ranks.rank() : ranks.rank() + 1]
-        if mine and mine[0].shape == self.generator.get_state().shape:
-            self.generator.set_state(mine[0].cpu())
-        else:  # a rank, or a kind of device, that was not there before
-            self.generator = self._fresh_generator()
-
-    def _fresh_generator(self):
-        """A random state that no other rank has, nor this one at another step."""
-        seed = self.config.seed + 1_000_003 * ranks.rank() + 7_919 * self.steps
-        return torch.Generator(self.device).manual_seed(seed)
 
 
 def train(
@@ -213,7 +64,7 @@ def train(
     run = _Run(trainer, checkpoint, extra or {}, on_log, log_every, save_seconds)
     finished = run.resume()
     if not finished:
-        with _Progress(trainer, quiet) as progress:
+        with Progress(trainer, quiet) as progress:
             finished = run.loop(progress)
     return TrainResult(trainer.average, trainer.log, trainer.steps, finished, run.saved)
 
@@ -344,43 +195,6 @@ def _difference(name, found, wanted):
                     return f"{name} ({key})"
                 return f"{name} ({key}: found {found.get(key)}, given {wanted[key]})"
     return name
-
-
-class _Progress:
-    """A bar with the time left in a notebook or terminal, plain lines elsewhere; on the first rank alone."""
-
-    def __init__(self, trainer, quiet):
-        self.trainer, self.quiet = trainer, quiet or ranks.rank() > 0
-        drawn = "ipykernel" in sys.modules or sys.stderr.isatty()
-        self.lines = not drawn and not self.quiet
-        self.bar = tqdm(
-            total=100,
-            initial=100 * trainer.progress,
-            desc="training",
-            disable=self.quiet or self.lines,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}",
-        )
-        self.began, self.started, self.said = trainer.progress, time.monotonic(), time.monotonic()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.bar.close()
-
-    def update(self):
-        """After a step."""
-        trainer = self.trainer
-        if not self.lines:
-            if trainer.log:
-                self.bar.set_postfix_str(f"step {trainer.steps}, loss {trainer.log[-1]['loss']:.3f}", refresh=False)
-            self.bar.update(min(100 * trainer.progress, 100) - self.bar.n)
-        elif time.monotonic() - self.said >= LINE_SECONDS:
-            self.said = time.monotonic()
-            pace = (trainer.progress - self.began) / (self.said - self.started)
-            left = (1 - trainer.progress) / pace / 60 if pace > 0 else math.inf
-            loss = f", loss {trainer.log[-1]['loss']:.3f}" if trainer.log else ""
-            print(f"step {trainer.steps}, {trainer.progress:.0%}{loss}, about {left:.1f} minutes left", flush=True)
 
 
 def write_log(log, path):

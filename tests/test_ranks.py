@@ -14,14 +14,15 @@ from draem_aitex.checkpoint import load_checkpoint
 
 GRADIENTS = """
 import sys, torch
-from draem_aitex import aitex, fabric, ranks, recipe, training
+from draem_aitex import aitex, fabric, ranks, recipe
 from draem_aitex.augmenter import AugmentedBatch
+from draem_aitex.trainer import Trainer
 
 folder, out = sys.argv[1:]
 rolls = fabric.load_rolls(aitex.split_records(aitex.scan(folder).records).train)
 config = recipe.TrainConfig(steps=4, batch=2, crop=64, precision="float32")
 with ranks.joined("cpu"):
-    trainer = training.Trainer(rolls, config)
+    trainer = Trainer(rolls, config)
     trainer.model.eval()
     generator = torch.Generator().manual_seed(5)  # the joint batch is the same for all
     clean = trainer.sampler(4, generator)

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from draem_aitex import aitex, training
+from draem_aitex import aitex, progress, training
 from draem_aitex.checkpoint import FORMAT, load_checkpoint, load_model, save_checkpoint
 from draem_aitex.errors import InputError
 from draem_aitex.fabric import load_rolls
+from draem_aitex.losses import reconstruction_loss
 from draem_aitex.networks import NetworkConfig
 from draem_aitex.recipe import TrainConfig
+from draem_aitex.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_another_config_or_split_is_refused_and_the_file_stays(rolls, tmp_path):
 
 def test_ctrl_c_waits_for_the_end_of_the_step(rolls, tmp_path, monkeypatch):
     """Stopped in the middle of a step, weights and random state would be of different steps."""
-    path, step = tmp_path / "model.pt", training.Trainer.descend
+    path, step = tmp_path / "model.pt", Trainer.descend
 
     def interrupted(trainer):
         if trainer.steps == 2:
@@ -99,7 +101,7 @@ def test_ctrl_c_waits_for_the_end_of_the_step(rolls, tmp_path, monkeypatch):
         step(trainer)
 
     whole = training.train(rolls, config(), quiet=True)
-    monkeypatch.setattr(training.Trainer, "descend", interrupted)
+    monkeypatch.setattr(Trainer, "descend", interrupted)
     before = signal.getsignal(signal.SIGINT)
     part = training.train(rolls, config(), path, quiet=True)
     assert not part.finished and part.steps == part.saved == 3 and [row["step"] for row in part.log] == [3]
@@ -113,7 +115,7 @@ def test_a_second_ctrl_c_is_heard_at_once_and_saves_nothing(rolls, tmp_path, mon
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(training.Trainer, "descend", impatient)
+    monkeypatch.setattr(Trainer, "descend", impatient)
     part = training.train(rolls, config(), tmp_path / "model.pt", quiet=True)
     assert not part.finished and part.saved is None
     assert not (tmp_path / "model.pt").exists()
@@ -122,12 +124,12 @@ def test_a_second_ctrl_c_is_heard_at_once_and_saves_nothing(rolls, tmp_path, mon
 @pytest.mark.parametrize("save_every", [0, 1000])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(rolls, tmp_path, monkeypatch, save_every):
     """Checked before every save, not only where a line is logged."""
-    path, lasting = tmp_path / "model.pt", training.reconstruction_loss
+    path, lasting = tmp_path / "model.pt", reconstruction_loss
 
     def explode(reconstruction, clean):
         return lasting(reconstruction * (float("nan") if path.exists() else 1), clean)
 
-    monkeypatch.setattr(training, "reconstruction_loss", explode)
+    monkeypatch.setattr("draem_aitex.trainer.reconstruction_loss", explode)
     if save_every:
         training.train(rolls, config(), path, quiet=True, on_log=stop_at(2), log_every=1)
     with pytest.raises(InputError, match="loss: not finite at step"):
@@ -146,7 +148,7 @@ def test_the_log_lies_beside_the_checkpoint(rolls, tmp_path):
 
 
 def test_lines_where_no_bar_can_be_drawn(rolls, monkeypatch, capsys):
-    monkeypatch.setattr(training, "LINE_SECONDS", 0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     training.train(rolls, config(), log_every=1)
     printed = capsys.readouterr()
@@ -160,7 +162,7 @@ def test_compiled_networks_compute_the_same(rolls):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     shallow = NetworkConfig(reconstructive=(4, 8), discriminative=(4, 8), classes=1, upsampling="nearest")
     settings = config(preset=shallow, precision="float32")
-    plain, compiled = (training.Trainer(rolls, settings, compiled=value) for value in (False, True))
+    plain, compiled = (Trainer(rolls, settings, compiled=value) for value in (False, True))
     for _ in range(2):
         assert plain.step()["loss"].item() == pytest.approx(compiled.step()["loss"].item(), rel=1e-4)
 
@@ -292,7 +294,7 @@ def test_pickled_code_is_not_run(tmp_path):
 
 def test_the_average_is_swa_utils(rolls):
     """Parameters and float buffers as `AveragedModel` averages them, without its counter on the host."""
-    trainer = training.Trainer(rolls, config())
+    trainer = Trainer(rolls, config())
     theirs = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
     for _ in range(3):
         trainer.step()
@@ -318,14 +320,14 @@ def test_too_little_memory_is_one_line(rolls, monkeypatch):
     def full(trainer):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training.Trainer, "step", full)
+    monkeypatch.setattr(Trainer, "step", full)
     with pytest.raises(InputError, match="batch: 2 crops of 64 pixels do not fit"):
         training.train(rolls, config(), quiet=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_step_on_cuda_does_not_wait_for_the_device(rolls):
-    trainer = training.Trainer(rolls, config(), "cuda")
+    trainer = Trainer(rolls, config(), "cuda")
     for _ in range(2):
         trainer.step()
     torch.cuda.set_sync_debug_mode("error")
