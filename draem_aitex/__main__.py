@@ -62,6 +62,9 @@ def build_parser():
     train.add_argument("--batch", type=int, help="crops a step, on each device (compact: 32, paper: 8)")
     train.add_argument("--crop", type=int, metavar="PIXELS", help="side of the crops (compact: 128, paper: 256)")
     train.add_argument("--learning-rate", type=float, help="at its highest (compact: 0.002, paper: 0.0001)")
+    train.add_argument(
+        "--as-recorded", action="store_true", help="train on crops as they are, without other speeds and other light"
+    )
     train.add_argument("--compile", action="store_true", help="compile the networks first; pays on CUDA")
     train.add_argument("--save-seconds", type=float, default=30, help="between checkpoints (default: 30)")
     train.add_argument("--fabric", nargs="+", default=[], metavar="FF", help="fabric codes; all without it")
@@ -181,6 +184,8 @@ def _train_config(options):
     minutes = 8.0 if options.minutes is None and options.steps is None else options.minutes
     given = {name: getattr(options, name) for name in ("batch", "crop", "learning_rate")}
     given = {name: value for name, value in given.items() if value is not None}
+    if options.as_recorded:
+        given["variation"] = None
     return TrainConfig.of_preset(options.preset, minutes=minutes, steps=options.steps, seed=options.seed, **given)
 
 
@@ -258,6 +263,7 @@ def _made(options, device):
     }
     words = [f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else f"--{name} {value}"
              for name, value in given.items() if value is not None]  # fmt: skip
+    words += ["--as-recorded"] if options.as_recorded else []
     return {
         "date": datetime.date.today().isoformat(),
         "machine": machine.describe(device),
