@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from draem_aitex import aitex, fabric, loom, recipe, training
-from draem_aitex.__main__ import main
+from draem_aitex.__main__ import _train_config, build_parser, main
 from draem_aitex.card import headline
 from draem_aitex.checkpoint import load_checkpoint
 from draem_aitex.inference import DraemDetector
@@ -36,6 +36,13 @@ def test_checkpoint_says_what_it_is(checkpoint, small_set):
     assert record.number == 4 and aitex.sha256(record.path) == digest
     assert content["threshold"]["wanted"] == 0.01 and 0 < content["threshold"]["value"] <= 1
     assert content["config"]["steps"] == 3
+
+
+def test_options_of_train_become_a_configuration():
+    options = ["train", "--out", "x.pt", "--steps", "5", "--preset", "paper", "--batch", "2", "--as-recorded"]
+    config = _train_config(build_parser().parse_args(options))
+    assert config == recipe.TrainConfig.of_preset("paper", steps=5, batch=2, variation=None)
+    assert _train_config(build_parser().parse_args(["train", "--out", "x.pt"])) == recipe.TrainConfig(minutes=8.0)
 
 
 def test_train_again_changes_nothing_and_another_config_is_refused(checkpoint, small_set, capsys):
