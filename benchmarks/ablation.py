@@ -39,7 +39,7 @@ RECORDS = {
 }
 NETWORKS = {
     "compact": {},
-    "one level less": {"reconstructive": [16, 32, 64], "discriminative": [16, 32, 64]},
+    "one level more": {"reconstructive": [16, 32, 64, 128], "discriminative": [16, 32, 64, 128]},
     "convolution behind upsampling": {"up_convolution": True},
 }
 RECIPE = {"default recipe": {}, "crops as recorded": {"variation": None}}
