@@ -172,7 +172,7 @@ def test_other_bad_input(checkpoint, small_set, tmp_path, capsys):
     fails_with_one_line(capsys, [*train, "--fabric", "77"], "77", "01")
     fails_with_one_line(capsys, [*train, "--minutes", "-1"], "-1")
     fails_with_one_line(capsys, [*train, "--batch", "0"], "batch: 0")
-    fails_with_one_line(capsys, [*train, "--crop", "16"], "crop: 16 pixels; expected 32 or more")
+    fails_with_one_line(capsys, [*train, "--crop", "8"], "crop: 8 pixels; expected 16 or more")
     fails_with_one_line(capsys, [*train, "--seed", "-1"], "seed: -1")
     fails_with_one_line(capsys, [*train, "--save-seconds", "nan"], "save_seconds=nan")
     fails_with_one_line(capsys, ["train", "--data", small_set, "--out", tmp_path, "--steps", "1"], tmp_path, "a file")
