@@ -11,9 +11,8 @@ is written with --record FILE.
 import sys
 
 import torch
-from record import load_peer, medians, run_speed, speed_parser
+from record import load_peer, medians, run_speed, speed_parser, training_rolls
 
-from draem_aitex import aitex, fabric, loom
 from draem_aitex.augmenter import Augmenter
 from draem_aitex.machine import pick_device
 from draem_aitex.perlin import perlin_noise
@@ -35,7 +34,7 @@ def measure(options):
     peer = load_peer(options.peer, "perlin.py").rand_perlin_2d_np if options.peer else None
     if peer is not None:
         print("peer: rand_perlin_2d_np of perlin.py is timed; data_loader.py is not, it needs imgaug")
-    rolls = fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
+    rolls = training_rolls()
     generator = torch.Generator(device).manual_seed(0)
     sampler, augmenter = CropSampler(rolls, CROP, device), Augmenter()
     trainer = Trainer(rolls, TrainConfig(steps=10_000), device)

@@ -15,11 +15,10 @@ import sys
 
 import numpy as np
 import torch
-from record import medians, run_speed, speed_parser
+from record import medians, run_speed, speed_parser, training_rolls
 from torch.utils.flop_counter import FlopCounterMode
 from training import Peer
 
-from draem_aitex import aitex, fabric, loom
 from draem_aitex.inference import DraemDetector
 from draem_aitex.machine import pick_device
 from draem_aitex.networks import build_draem
@@ -47,7 +46,7 @@ def measure(options):
     device = pick_device("cpu" if options.on_cpu else options.device)
     result = dict.fromkeys(FIGURES)
     if device.type == "cuda" or options.on_cpu:
-        rolls = fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
+        rolls = training_rolls()
         result |= published(options, rolls, device) | utilisation(options, rolls, device) | inference(options, device)
     result["missing"] = [name for name in FIGURES if result[name] is None]
     print(f"simulated fabric, {device}, medians of {options.runs} runs")

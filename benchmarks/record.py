@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from draem_aitex import machine
+from draem_aitex import aitex, fabric, loom, machine
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
 
@@ -33,6 +33,11 @@ def circumstances(command, device="cpu"):
 def write(path, record):
     """Write a record as JSON, atomically."""
     write_whole(path, lambda file: file.write((json.dumps(record, indent=1) + "\n").encode()))
+
+
+def training_rolls():
+    """The simulated set's training rolls, on which speeds are measured."""
+    return fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
 
 
 def speed_parser(description):

@@ -14,10 +14,9 @@ them. The last line is one JSON object; a record is written with --record FILE. 
 import sys
 
 import torch
-from record import load_peer, medians, run_speed, speed_parser
+from record import load_peer, medians, run_speed, speed_parser, training_rolls
 from torch.nn import functional as F
 
-from draem_aitex import aitex, fabric, loom
 from draem_aitex.losses import reconstruction_loss, segmentation_loss
 from draem_aitex.machine import pick_device
 from draem_aitex.recipe import TrainConfig
@@ -37,7 +36,7 @@ def main():
 def measure(options):
     device = pick_device(options.device)
     peer = Peer(options.peer, options.peer_batch, device) if options.peer else None
-    rolls = fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
+    rolls = training_rolls()
     trainer = Trainer(rolls, TrainConfig.of_preset(options.preset, steps=10_000), device)
     config = trainer.config
     seconds = medians(parts(trainer), options.runs, device)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from draem_aitex.aitex import sha256
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, one_line
 from draem_aitex.files import write_whole
 from draem_aitex.networks import NetworkConfig, build_draem
 
@@ -56,9 +56,9 @@ def load_model(content, name="checkpoint"):
         model = build_draem(NetworkConfig(**content["network"]))
         model.load_state_dict(content["weights"])
     except (TypeError, RuntimeError, InputError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{name}: weights of another architecture ({reason}); expected those of the networks it names; train anew"
+            f"{name}: weights of another architecture ({one_line(error)}); "
+            "expected those of the networks it names; train anew"
         ) from None
     return model.eval()
 

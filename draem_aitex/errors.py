@@ -8,6 +8,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(error, longest=200):
+    """What another library's error says, on one line of at most `longest` characters."""
+    return " ".join(str(error).split())[:longest]
+
+
 def check_unit(values, name):
     """Raise `InputError` for values outside [0, 1] or not a number. On CUDA this waits for the device."""
     low, high = (float(bound) for bound in values.aminmax())

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, one_line
 
 
 def write_whole(path, write):
@@ -20,8 +20,7 @@ def write_whole(path, write):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not written ({reason}); make room, or choose another place") from None
+        raise InputError(f"{path}: not written ({one_line(error)}); make room, or choose another place") from None
     finally:
         temporary.unlink(missing_ok=True)
 

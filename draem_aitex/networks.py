@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from draem_aitex.errors import InputError, check_unit
+from draem_aitex.errors import InputError, check_unit, one_line
 
 
 def _is_count(value):
@@ -251,8 +251,9 @@ def load_published_weights(model, reconstructive, discriminative):
         try:
             getattr(filled, name).load_state_dict(rename_published(weights))
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{name}: weights do not fit ({reason}); expected the authors' for this model") from None
+            raise InputError(
+                f"{name}: weights do not fit ({one_line(error, 300)}); expected the authors' for this model"
+            ) from None
     model.load_state_dict(filled.state_dict())
 
 

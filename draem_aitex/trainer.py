@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from draem_aitex import ranks
 from draem_aitex.augmenter import Augmenter
 from draem_aitex.checkpoint import network_content
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, one_line
 from draem_aitex.losses import reconstruction_loss, segmentation_loss
 from draem_aitex.machine import computes_in_bfloat16, pick_device
 from draem_aitex.networks import build_draem
@@ -91,8 +91,7 @@ class Trainer:
         except Exception as error:
             if not self.compiled or not type(error).__module__.startswith("torch._dynamo"):
                 raise
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"compile: not possible on this machine ({reason}); train without it") from None
+            raise InputError(f"compile: not possible on this machine ({one_line(error)}); train without it") from None
 
     def descend(self):
         """Move the weights along their gradients, and the averaged weights after them."""

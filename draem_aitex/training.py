@@ -13,7 +13,7 @@ import torch
 
 from draem_aitex import ranks
 from draem_aitex.checkpoint import load_checkpoint, save_checkpoint
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, one_line
 from draem_aitex.files import remove_leftovers, write_whole
 from draem_aitex.progress import Progress
 from draem_aitex.trainer import Trainer
@@ -74,6 +74,7 @@ class _Run:
 
     def __init__(self, trainer, path, extra, on_log, log_every, save_seconds):
         self.trainer, self.path, self.extra = trainer, None if path is None else Path(path), extra
+        self.log_path = None if path is None else self.path.with_suffix(".log.csv")
         self.on_log, self.log_every, self.save_seconds = on_log, log_every, save_seconds
         self.between_steps = True  # the state is whole: weights, averages and random state are of the same step
         self.saved = None
@@ -88,6 +89,7 @@ class _Run:
             )
         if ranks.rank() == 0:
             remove_leftovers(self.path)
+            remove_leftovers(self.log_path)
         if not self.path.exists():
             return False
         content = load_checkpoint(self.path)
@@ -100,8 +102,9 @@ class _Run:
         try:
             self.trainer.restore(content)
         except (RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.path}: does not fit this run ({reason}); give another --out, train anew") from None
+            raise InputError(
+                f"{self.path}: does not fit this run ({one_line(error)}); give another --out, train anew"
+            ) from None
         self.saved = content["steps"]
         return content["finished"]
 
@@ -160,7 +163,7 @@ class _Run:
         content = {**self.trainer.state(finished), **self.extra}
         if ranks.rank() == 0:
             save_checkpoint(self.path, content)
-            write_log(self.trainer.log, self.path.with_suffix(".log.csv"))
+            write_log(self.trainer.log, self.log_path)
         self.saved = self.trainer.steps
 
 
