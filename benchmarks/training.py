@@ -3,16 +3,19 @@
     python benchmarks/training.py [--peer DIR]
 
 Ours is the whole step as `draem_aitex train` takes it: sampler, augmenter, networks, losses, optimiser, averaging, in
-bfloat16 where the device computes in it. Shares are of parts measured by themselves on tensors of the step's shapes:
-`network` is forward, backward, clipping, optimiser and averaging, `augmenter` is sampler and augmenter. DIR is a
-checkout of VitjanZ/DRAEM. Its two networks are trained as its script does, in float32 and with Adam, on ready-made
+bfloat16 where the device computes in it. Shares are of the same step, taken in pieces with a look at the clock between
+them, turn and turn about with whole ones: `network` is forward, backward, clipping, optimiser and averaging of both
+networks, `losses` are the five with their gradients, `augmenter` is sampler and augmenter. DIR is a checkout of
+VitjanZ/DRAEM. Its two networks are trained as its script does, in float32 and with Adam, on ready-made
 noise of 256 x 256 pixels. Its own losses have CUDA written into them, so that elsewhere mean squared error and
-cross-entropy stand in for them, which cost less. Simulated fabric, medians; our tasks take turns, the peer's run after
-them. The last line is one JSON object; a record is written with --record FILE. What takes a GPU is in gpu.py.
+cross-entropy stand in for them, which cost less. Simulated fabric, medians; the peer's steps run after ours. The last
+line is one JSON object; a record is written with --record FILE. What takes a GPU is in gpu.py.
 """
 
 import sys
+import time
 
+import numpy as np
 import torch
 from record import load_peer, medians, run_speed, speed_parser, training_rolls
 from torch.nn import functional as F
@@ -39,7 +42,9 @@ def measure(options):
     rolls = training_rolls()
     trainer = Trainer(rolls, TrainConfig.of_preset(options.preset, steps=10_000), device)
     config = trainer.config
-    seconds = medians(parts(trainer), options.runs, device)
+    pieces = Pieces(trainer, device)
+    seconds = medians({"step": trainer.step, "pieces": pieces.step}, options.runs, device)
+    shares = pieces.shares(options.runs)
     result = {
         "preset": options.preset,
         "batch": config.batch,
@@ -47,7 +52,7 @@ def measure(options):
         "pixels_per_s": config.batch * config.crop**2 / seconds["step"],
         "peer_pixels_per_s": None,
         "pixels_per_s_ratio": None,
-        **{f"{name}_share": seconds[name] / seconds["step"] for name in ("network", "losses", "augmenter")},
+        **{f"{name}_share": share for name, share in shares.items()},
     }
     if peer is not None:
         # One warm-up is enough for steps of seconds, and they do not take turns with ours of milliseconds.
@@ -55,34 +60,53 @@ def measure(options):
         result["peer_pixels_per_s"] = options.peer_batch * PEER_SIZE**2 / taken["peer"]
         result["pixels_per_s_ratio"] = result["pixels_per_s"] / result["peer_pixels_per_s"]
     print(f"simulated fabric, {device}, medians of {options.runs} runs in turn; the peer of {options.peer_runs}")
-    for name in ("network", "losses", "augmenter"):
-        print(
-            f"{name}: {result[f'{name}_share']:.1%} of a step of {config.batch} crops of {config.crop} x {config.crop}"
-        )
+    for name, share in shares.items():
+        print(f"{name}: {share:.1%} of a step of {config.batch} crops of {config.crop} x {config.crop}")
+    print(f"a step in pieces takes {seconds['pieces'] / seconds['step']:.2f} times as long as a whole one")
     return result
 
 
-def parts(trainer):
-    """The step and its parts, each by itself on tensors of the step's shapes."""
-    clean = trainer.sampler(trainer.config.batch, trainer.generator)
-    batch = trainer.augmenter(clean, trainer.generator)
-    outputs = [output.detach().requires_grad_() for output in trainer.forward(batch.images)]
+class Pieces:
+    """The trainer's step, piece by piece, and how long each piece took.
 
-    def losses():
-        total = reconstruction_loss(outputs[0], clean).total + segmentation_loss(outputs[1], batch.masks).total
-        return torch.autograd.grad(total, outputs)
+    The gradients of the losses stop at what the networks gave, and go on through the networks in a piece of their own;
+    that, and the clock, is all that differs from `Trainer.step`: the weights come out the same.
+    """
 
-    gradients = losses()
+    def __init__(self, trainer, device):
+        self.trainer, self.device = trainer, device
+        self.times = {"network": [], "losses": [], "augmenter": []}
 
-    def network():
+    def step(self):
+        trainer, clock = self.trainer, [self._now()]
+        trainer.set_rate()
+        clean = trainer.sampler(trainer.config.batch, trainer.generator)
+        batch = trainer.augmenter(clean, trainer.generator)
+        clock.append(self._now())
+        outputs = trainer.forward(batch.images)
+        clock.append(self._now())
+        ends = [output.detach().requires_grad_() for output in outputs]
+        total = reconstruction_loss(ends[0], clean).total + segmentation_loss(ends[1], batch.masks).total
+        gradients = torch.autograd.grad(total, ends)
+        clock.append(self._now())
         trainer.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(trainer.forward(batch.images), gradients)
+        torch.autograd.backward(outputs, gradients)
         trainer.descend()
+        clock.append(self._now())
+        trainer.steps += 1
+        augmenter, forward, losses, backward = np.diff(clock)
+        for name, taken in (("network", forward + backward), ("losses", losses), ("augmenter", augmenter)):
+            self.times[name].append(taken)
 
-    def augmenter():
-        trainer.augmenter(trainer.sampler(trainer.config.batch, trainer.generator), trainer.generator)
+    def shares(self, runs):
+        """Each piece's share of their sum, by the medians of the last `runs` steps."""
+        medians = {name: float(np.median(taken[-runs:])) for name, taken in self.times.items()}
+        return {name: median / sum(medians.values()) for name, median in medians.items()}
 
-    return {"step": trainer.step, "network": network, "losses": losses, "augmenter": augmenter}
+    def _now(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 class Peer:

@@ -55,8 +55,8 @@ class NetworkConfig:
 
 PRESETS = {
     "compact": NetworkConfig(
-        reconstructive=(16, 32, 64),
-        discriminative=(16, 32, 64),
+        reconstructive=(16, 32, 64),  # with a level more it paints plain grey, and no threads, for all of a lesson
+        discriminative=(16, 32, 64, 128),
         classes=1,
         stem=2,
         # With ReLU the narrow pair came to mark cloth by active features and everything odd by none at all: the

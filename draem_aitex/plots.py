@@ -62,12 +62,18 @@ def show_crops(crops, titles=None, masks=None, columns=4, scale=(0, 1)):
 
 def show_augmented(before, after, masks, titles=None, rows=("before", "after", "mask")):
     """Three rows: cloth, the same cloth corrupted, and the mask of what changed. Lists of `(H, W)` in [0, 1]."""
-    count = len(before)
-    figure = Figure(figsize=(WIDTH, 3.1 * WIDTH / max(count, 4)), layout="constrained")
-    axes = figure.subplots(3, count, squeeze=False)
-    for row, (name, pictures) in enumerate(zip(rows, (before, after, masks), strict=True)):
+    return show_rows(dict(zip(rows, (before, after, masks), strict=True)), titles)
+
+
+def show_rows(rows, titles=None):
+    """Named rows of pictures, one above the other. rows: dict of name to a list of `(H, W)` in [0, 1]."""
+    names = list(rows)
+    count = len(rows[names[0]])
+    figure = Figure(figsize=(WIDTH, (len(rows) + 0.1) * WIDTH / max(count, 4)), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for row, (name, pictures) in enumerate(rows.items()):
         for column in range(count):
-            _same_shape(before[column], pictures[column], f"{rows[0]} and {name}")
+            _same_shape(rows[names[0]][column], pictures[column], f"{names[0]} and {name}")
             _grey(axes[row, column], pictures[column], 1)
         axes[row, 0].set_ylabel(name, fontsize=10)
     for column, title in enumerate(titles or []):
@@ -135,19 +141,19 @@ def plot_training(log, sample=None):
     figure = Figure(figsize=(WIDTH, 5.4 if sample else 2.8), layout="constrained")
     upper, lower = figure.subfigures(2, 1) if sample else (figure, None)
     axes = upper.subplots(1, 3)
-    panels = (("reconstruction", ("l1", "ssim", "fft")), ("segmentation", ("bce", "focal")), ("rate", ()))
+    panels = (("reconstruction", ("l1", "ssim", "fft")), ("segmentation", ("bce", "focal")), ("learning rate", ()))
     for axis, (title, names) in zip(axes, panels, strict=True):
         for name in names:
             axis.plot(log.get("step", []), log.get(name, []), label=name)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, loc="left")
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
         if names:
             axis.set_yscale("log")
             axis.set_ylabel("loss")
-            axis.legend(fontsize=9)
+            above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}  # it would cover a curve
+            axis.legend(fontsize=9, ncols=len(names), handlelength=1, columnspacing=1, frameon=False, **above)
     axes[2].plot(log.get("step", []), log.get("learning_rate", []), color="black")
-    axes[2].set_title("learning rate", fontsize=10)
     if sample:
         for axis, (title, picture) in zip(lower.subplots(1, len(sample)), sample.items(), strict=True):
             if title.endswith("mask"):

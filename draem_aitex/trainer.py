@@ -42,6 +42,9 @@ class Trainer:
         # `swa_utils.AveragedModel` would ask a counter on the host at every step, for which a GPU would be waited for.
         self.average = copy.deepcopy(self.model).eval()
         self.moving_average = get_ema_multi_avg_fn(config.ema_decay)
+        pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]  # the others only count batches
+        self.averaged = [list(side) for side in zip(*moving, strict=True)]
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -64,14 +67,18 @@ class Trainer:
 
     def step(self):
         """One batch: returns the losses by name, as tensors (no wait for the device)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.steps, self.progress)
+        self.set_rate()
         clean = self.sampler(self.config.batch, self.generator)
         losses = self.backward(clean, self.augmenter(clean, self.generator))
         self.descend()
         self.sound &= losses["loss"].isfinite()
         self.steps += 1
         return losses
+
+    def set_rate(self):
+        """Give the optimiser the learning rate of the coming step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(self.steps, self.progress)
 
     def backward(self, clean, batch):
         """Gradients of both losses on a corrupted batch and its clean original; returns the losses by name."""
@@ -106,9 +113,7 @@ class Trainer:
         if self.steps == 0:
             self.average.load_state_dict(self.model.state_dict())
             return
-        pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
-        moving = [pair for pair in pairs if pair[0].is_floating_point()]  # the others only count batches
-        self.moving_average(*map(list, zip(*moving, strict=True)), None)
+        self.moving_average(*self.averaged, None)
 
     def check(self):
         """Raise `InputError` if a loss or a gradient was not finite since the run began. Waits for the device."""

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from draem_aitex import aitex, fabric, loom, recipe, training
-from draem_aitex.__main__ import _train_config, build_parser, main
+from draem_aitex.__main__ import build_parser, main
 from draem_aitex.card import headline
 from draem_aitex.checkpoint import load_checkpoint
 from draem_aitex.inference import DraemDetector
+from draem_aitex.train_command import train_config
 
 
 def fails_with_one_line(capsys, arguments, *words):
@@ -40,9 +41,9 @@ def test_checkpoint_says_what_it_is(checkpoint, small_set):
 
 def test_options_of_train_become_a_configuration():
     options = ["train", "--out", "x.pt", "--steps", "5", "--preset", "paper", "--batch", "2", "--as-recorded"]
-    config = _train_config(build_parser().parse_args(options))
+    config = train_config(build_parser().parse_args(options))
     assert config == recipe.TrainConfig.of_preset("paper", steps=5, batch=2, variation=None)
-    assert _train_config(build_parser().parse_args(["train", "--out", "x.pt"])) == recipe.TrainConfig(minutes=8.0)
+    assert train_config(build_parser().parse_args(["train", "--out", "x.pt"])) == recipe.TrainConfig(minutes=8.0)
 
 
 def test_train_again_changes_nothing_and_another_config_is_refused(checkpoint, small_set, capsys):
@@ -194,7 +195,7 @@ def test_simulate_makes_an_aitex_folder_that_verify_tells_from_the_real_one(simu
 
 def test_import_opens_nothing_heavy():
     code = (
-        "import sys, draem_aitex, draem_aitex.training, draem_aitex.report, draem_aitex.__main__; import torch; "
+        "import sys, draem_aitex, draem_aitex.training, draem_aitex.report, draem_aitex.train_command, draem_aitex.__main__; import torch; "
         "assert 'matplotlib' not in sys.modules; assert not torch.cuda.is_initialized()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

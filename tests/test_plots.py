@@ -24,6 +24,7 @@ LOG = [
 FIGURES = {
     "rolls": lambda: plots.show_rolls([ROLL, ROLL], ["a", "b"], [(10, 1024), (0, 900)], [MASK, None]),
     "crops": lambda: plots.show_crops(CROPS, list("abcde"), [c > 0.9 for c in CROPS]),
+    "rows": lambda: plots.show_rows({"a": CROPS, "b": CROPS, "c": CROPS, "d": CROPS}, list("abcde")),
     "augmented": lambda: plots.show_augmented(CROPS, CROPS, [c > 0.9 for c in CROPS], list("abcde")),
     "map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024)),
     "zoomed map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024), zoom=(400, 700)),

@@ -1,0 +1,117 @@
+"""The `train` command: a run from the command line, on one device or, under `torchrun`, on several."""
+
+import datetime
+import os
+import platform
+import sys
+from dataclasses import asdict
+
+import torch
+
+from draem_aitex import aitex, card, checkpoint, fabric, inference, machine, metrics, ranks, report, training
+from draem_aitex.commands import INTERRUPTED, check_writable, open_data
+from draem_aitex.errors import InputError
+from draem_aitex.recipe import TrainConfig
+
+
+def train(options):
+    """Train; then levels, threshold and the development rolls' figures go into the checkpoint with the weights."""
+    check_writable(options.out)
+    config = train_config(options)
+    with ranks.joined(options.device) as device:
+        if ranks.rank() > 0:
+            sys.stdout = open(os.devnull, "w")
+        return _train(options, config, device)
+
+
+def train_config(options):
+    """The `TrainConfig` that the options describe."""
+    minutes = 8.0 if options.minutes is None and options.steps is None else options.minutes
+    given = {name: getattr(options, name) for name in ("batch", "crop", "learning_rate")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.as_recorded:
+        given["variation"] = None
+    return TrainConfig.of_preset(options.preset, minutes=minutes, steps=options.steps, seed=options.seed, **given)
+
+
+def _choose_fabrics(records, fabrics):
+    known = sorted({record.fabric for record in records})
+    for code in fabrics:
+        if code not in known:
+            raise InputError(f"--fabric {code}: no such fabric in this folder; expected some of {', '.join(known)}")
+    return [record for record in records if not fabrics or record.fabric in fabrics]
+
+
+def _train(options, config, device):
+    collection = ranks.in_turn(lambda: open_data(options.data))  # the first makes the simulated fabric, if need be
+    fabrics = sorted(set(options.fabric))
+    split = aitex.split_records(_choose_fabrics(collection.records, fabrics))
+    if not split.train or not split.calibration:
+        raise InputError(
+            f"{collection.root}: {len(split.train)} training and {len(split.calibration)} calibration rolls; expected "
+            "one or more of each; defect-free rolls whose number ends in 4 are kept for calibration, add some"
+        )
+    print(
+        f"split by roll: {len(split.train)} train, {len(split.calibration)} calibration, "
+        f"{len(split.development)} development, {len(split.test)} test"
+    )
+    extra = {"source": collection.source, "fabrics": fabrics, "split": checkpoint.describe_split(split)}
+    result = training.train(
+        fabric.load_rolls(split.train),
+        config,
+        options.out,
+        device,
+        extra,
+        save_seconds=options.save_seconds,
+        compiled=options.compile,
+    )
+    if not result.finished:
+        kept = f"{options.out} holds step {result.saved}" if result.saved else "nothing is saved yet"
+        print(f"interrupted at step {result.steps}; {kept}; the same command goes on from there")
+        return INTERRUPTED
+    if ranks.rank() == 0:
+        _finish(options, device, result, split)
+    return 0
+
+
+def _finish(options, device, result, split):
+    """Calibrate and judge a trained model, and write down how it was made; done once."""
+    content = checkpoint.load_checkpoint(options.out)
+    if "made" not in content:
+        calibration = fabric.load_rolls(split.calibration)
+        detector = inference.DraemDetector(result.model, inference.fabric_levels(result.model, calibration))
+        threshold = metrics.calibrate(detector, calibration)
+        content |= {"fabric_levels": detector.levels, "threshold": asdict(threshold), "made": _made(options, device)}
+        if split.development:
+            judged = report.evaluate(detector, split.development, threshold, quiet=not sys.stderr.isatty())
+            content["figures"] = {"development": card.kept_figures(judged.figures())}
+        checkpoint.save_checkpoint(options.out, content)
+    threshold = metrics.Threshold(**content["threshold"])
+    print(f"trained {result.steps} steps on {device.type}: {options.out}")
+    print(
+        f"threshold {threshold.value:.4g} for {threshold.wanted:.1%} false-alarm patches, from {threshold.patches} "
+        f"patches of {threshold.rolls} calibration rolls"
+    )
+    if threshold.bound > threshold.wanted:
+        print(f"note: {threshold.patches} patches are too few to promise that; they promise {threshold.bound:.1%}")
+
+
+def _made(options, device):
+    """When, where and by which command a checkpoint was made."""
+    start = "python" if ranks.count() == 1 else f"torchrun --nproc-per-node={ranks.count()}"
+    given = {
+        "data": options.data and "DIR",
+        **{name: getattr(options, name) for name in ("minutes", "steps", "batch", "crop", "learning_rate")},
+        "fabric": " ".join(options.fabric) or None,
+        "preset": None if options.preset == "compact" else options.preset,
+        "seed": options.seed or None,
+    }
+    words = [f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+             for name, value in given.items() if value is not None]  # fmt: skip
+    words += ["--as-recorded"] if options.as_recorded else []
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine.describe(device),
+        "command": " ".join([f"{start} -m draem_aitex train", *words, f"--out {options.out.name}"]),
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+    }
