@@ -39,7 +39,8 @@ RECORDS = {
 }
 NETWORKS = {
     "compact": {},
-    "one level more": {"reconstructive": [16, 32, 64, 128], "discriminative": [16, 32, 64, 128]},
+    "three levels in both": {"discriminative": [16, 32, 64]},
+    "four levels in both": {"reconstructive": [16, 32, 64, 128]},
     "convolution behind upsampling": {"up_convolution": True},
 }
 RECIPE = {"default recipe": {}, "crops as recorded": {"variation": None}}

@@ -6,7 +6,8 @@
 authors': their networks, losses and Adam as their script runs them, on a batch that is on the card already. TF32 is as
 PyTorch sets it for both: on in convolutions, off in matrix products. `compact`: operations of the networks in a step,
 counted, over the time of the step; the peak is that of a product of two bfloat16 matrices of 8192 x 8192, measured in
-the same run. Rolls: whole rolls of 256 x 4096 pixels through the detector, the way from and to the host included.
+the same run. Rolls: 32 whole rolls of 256 x 4096 pixels through `DraemDetector.predict_rolls` in bfloat16, the way from
+and to the host included.
 Medians; simulated fabric. Without a GPU nothing is measured: the record then names the figures that are missing. The
 last line is one JSON object.
 """
@@ -19,8 +20,9 @@ from record import medians, run_speed, speed_parser, training_rolls
 from torch.utils.flop_counter import FlopCounterMode
 from training import Peer
 
+from draem_aitex.fabric import Roll
 from draem_aitex.inference import DraemDetector
-from draem_aitex.machine import pick_device
+from draem_aitex.machine import computes_in_bfloat16, pick_device
 from draem_aitex.networks import build_draem
 from draem_aitex.recipe import TrainConfig
 from draem_aitex.trainer import Trainer
@@ -38,6 +40,8 @@ def main():
     parser.add_argument("--batch", type=int, default=8, help="patches a step of either (default: 8)")
     parser.add_argument("--size", type=int, default=256, help="pixels a side of them (default: 256)")
     parser.add_argument("--matrix", type=int, default=8192, help="rows of the matrices of the peak (default: 8192)")
+    parser.add_argument("--rolls", type=int, default=32, help="whole rolls to be judged (default: 32)")
+    parser.add_argument("--memory-mb", type=int, default=16_384, help="bound of the detector (default: 16384)")
     parser.add_argument("--on-cpu", action="store_true", help="run it on a CPU all the same, to try it out")
     return run_speed(parser, measure)
 
@@ -90,11 +94,13 @@ def utilisation(options, rolls, device):
 
 
 def inference(options, device):
-    """Whole rolls a second."""
-    detector = DraemDetector(build_draem("compact").to(device).eval())
-    roll = np.random.default_rng(0).integers(0, 255, (256, 4096)).astype(np.uint8)
-    seconds = medians({"roll": lambda: detector.predict(roll, (0, 4096))}, options.runs, device, warm_up=2)
-    return {"rolls_per_s": 1 / seconds["roll"]}
+    """Whole rolls a second, as many at once as the memory bound allows."""
+    model = build_draem("compact").to(device)
+    detector = DraemDetector(model, memory_mb=options.memory_mb, bfloat16=computes_in_bfloat16(device))
+    image = np.random.default_rng(0).integers(0, 255, (256, 4096)).astype(np.uint8)
+    rolls = [Roll(str(number), "00", "000", image, (0, 4096), None) for number in range(options.rolls)]
+    seconds = medians({"rolls": lambda: list(detector.predict_rolls(rolls))}, options.runs, device, warm_up=2)
+    return {"rolls_per_s": options.rolls / seconds["rolls"]}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from draem_aitex import aitex, fabric, loom, machine
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def circumstances(command, device="cpu"):
     """Command, machine, versions, precision of training and date of a run."""

@@ -1,4 +1,5 @@
-"""The command line: `python -m draem_aitex simulate | verify | download | train | evaluate | inspect | info`.
+"""The command line: `python -m draem_aitex COMMAND`, one of simulate, verify, download, train, evaluate, inspect,
+export and info.
 
 Bad input gives one line on standard error and status 2. What the commands do is in `commands` and `train_command`.
 """
@@ -7,6 +8,8 @@ import argparse
 import os
 import sys
 from pathlib import Path
+
+import cv2
 
 from draem_aitex import commands
 from draem_aitex.errors import InputError
@@ -55,6 +58,13 @@ def build_parser():
     train.add_argument(
         "--as-recorded", action="store_true", help="train on crops as they are, without other speeds and other light"
     )
+    train.add_argument(
+        "--mix",
+        nargs="+",
+        default=[],
+        metavar="KIND=WEIGHT",
+        help="how often a kind of made-up defect comes, against the others' weights (default: slip=0.28 and so on)",
+    )
     train.add_argument("--compile", action="store_true", help="compile the networks first; pays on CUDA")
     train.add_argument("--save-seconds", type=float, default=30, help="between checkpoints (default: 30)")
     train.add_argument("--fabric", nargs="+", default=[], metavar="FF", help="fabric codes; all without it")
@@ -66,6 +76,10 @@ def build_parser():
     evaluate.add_argument("--data", **data)
     evaluate.add_argument("--checkpoint", type=Path, required=True)
     evaluate.add_argument("--part", choices=("test", "development"), default="test", help="which rolls (default: test)")
+    evaluate.add_argument(
+        "--false-alarm-rate", type=float, metavar="RATE", help="another threshold, for this share of flawless patches"
+    )
+    evaluate.add_argument("--mm-per-px", type=float, metavar="MM", help="resolution, for figures in mm and a metre")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     evaluate.add_argument("--keep", action="store_true", help="keep the figures in the checkpoint, for info")
     evaluate.add_argument("--report", type=Path, metavar="FILE.html", help="write one HTML page with pictures")
@@ -73,11 +87,19 @@ def build_parser():
     evaluate.set_defaults(run=commands.evaluate)
 
     inspect = subparsers.add_parser("inspect", help="anomaly maps of pictures of your own")
-    inspect.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    inspect.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture, or a folder of pictures")
     inspect.add_argument("--checkpoint", type=Path, required=True)
-    inspect.add_argument("--out", type=Path, required=True, metavar="DIR")
+    inspect.add_argument("--out", type=Path, required=True, metavar="DIR", help="where maps and overlays go")
+    inspect.add_argument("--fabric", metavar="FF", help="the pictures' fabric, where their names do not say it")
+    inspect.add_argument("--json", type=Path, metavar="FILE", help="write score, verdict and regions of each picture")
+    inspect.add_argument("--fail-on-defect", action="store_true", help="exit status 3 where a picture is defective")
     inspect.add_argument("--device", default="auto", help="auto, cpu or cuda")
     inspect.set_defaults(run=commands.inspect)
+
+    export = subparsers.add_parser("export", help="write a checkpoint as ONNX, to run without PyTorch")
+    export.add_argument("checkpoint", type=Path)
+    export.add_argument("file", type=Path, metavar="FILE.onnx")
+    export.set_defaults(run=commands.export, device="cpu")
 
     info = subparsers.add_parser("info", help="say what a checkpoint is: data, steps, seed, split, figures")
     info.add_argument("checkpoint", type=Path)
@@ -94,6 +116,7 @@ def _train(options):
 def main(arguments=None):
     """Run one command; returns the exit status."""
     options = build_parser().parse_args(arguments)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # `pictures` says it in one line
     try:
         return options.run(options) or 0
     except InputError as error:

@@ -9,11 +9,11 @@ from collections import Counter
 import cv2
 import numpy as np
 
-from draem_aitex import aitex, fabric, loom
+from draem_aitex import aitex, loom
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
 
-INTERRUPTED = 130  # exit status
+DEFECTIVE, INTERRUPTED = 3, 130  # exit statuses
 
 
 def simulate(options):
@@ -80,7 +80,11 @@ def evaluate(options):
 
     check_writable(options.json)
     check_writable(options.report)
+    if options.keep and options.false_alarm_rate is not None:
+        raise InputError("--keep: with --false-alarm-rate; expected the checkpoint's own threshold; leave one out")
     detector, content, threshold = _load_detector(options, sys.stdout)
+    if options.false_alarm_rate is not None:
+        threshold = _threshold_for(options, content)
     collection = open_data(options.data)
     if options.keep and collection.source != content["source"]:
         raise InputError(
@@ -90,7 +94,8 @@ def evaluate(options):
     if collection.source != content["source"]:
         print(f"note: trained on {content['source']}, tested on {collection.source}")
     records = report.unseen_records(content, getattr(aitex.split_records(collection.records), options.part))
-    evaluation = report.evaluate(detector, records, threshold, quiet=not sys.stderr.isatty())
+    quiet, pictures = not sys.stderr.isatty(), options.report is not None
+    evaluation = report.evaluate(detector, records, threshold, quiet, options.mm_per_px, pictures)
     figures = {
         "source": collection.source,
         "trained_on": content["source"],
@@ -105,32 +110,80 @@ def evaluate(options):
         checkpoint.save_checkpoint(options.checkpoint, {**content, "figures": kept})
     _write_json(options.json, report.without_nan(figures))
     if options.report is not None:
-        _write(options.report, report.html_page(evaluation, figures).encode())
+        from draem_aitex import page  # with matplotlib
+
+        lines = [f"{options.checkpoint.name}: {line}" for line in card.headline(content, options.checkpoint)]
+        _write(options.report, page.html_page(evaluation, figures, lines).encode())
+
+
+def _threshold_for(options, content):
+    """The threshold for another false-alarm rate, from the calibration scores that the checkpoint keeps."""
+    from draem_aitex import metrics
+
+    if "calibration" not in content:
+        raise InputError(
+            f"{options.checkpoint}: no calibration scores, it was trained by an older version; expected some for "
+            "--false-alarm-rate; leave the option out, or train anew"
+        )
+    kept = content["calibration"]
+    return metrics.Calibration(np.array(kept["scores"]), kept["rolls"]).threshold(options.false_alarm_rate)
 
 
 def inspect(options):
-    """A map, an overlay and a verdict for each picture. All pictures are read before anything is written."""
-    from draem_aitex import plots
+    """A map, an overlay and a line for each picture, and JSON where asked for. All are read before anything is written.
 
-    stems = Counter(path.stem for path in options.images)
-    twice = [path for path in options.images if stems[path.stem] > 1]
-    if twice:
-        raise InputError(f"{twice[0]} and {twice[1]}: one name for two results; expected different names; rename one")
-    edges = {path: _edges(path) for path in options.images}
+    Status 3 with --fail-on-defect, where a picture is called defective.
+    """
+    from draem_aitex import inspection, plots
+
+    if options.json is not None and options.json.parent != options.out:  # that folder may be new
+        check_writable(options.json)
+    paths = inspection.find_pictures(options.images, options.out)
+    parts = {path: inspection.part_to_judge(path) for path in paths}
     detector, _, threshold = _load_detector(options, sys.stderr)
+    known = ", ".join(detector.levels) or "none"
+    if options.fabric is not None and not detector.is_calibrated(options.fabric):
+        raise InputError(f"--fabric {options.fabric}: not calibrated; expected one of {known}, or leave it out")
+    codes = {path: options.fabric or aitex.fabric_code(path) for path in paths}
+    strangers = sum(not detector.is_calibrated(code) for code in codes.values())
+    if strangers and detector.levels:
+        of = f"{strangers} of {len(paths)} pictures"
+        print(f"note: {of} name no calibrated fabric ({known}): scored as is; --fabric names it", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    for path in options.images:
+    records = []
+    for path, (edges, notes) in parts.items():
         image = aitex.read_image(path)
-        code = aitex.fabric_code(path)
-        scores = detector.predict(image, edges[path], code)
+        scores = detector.predict(image, edges, codes[path])
         _write_array(options.out / f"{path.stem}.npy", scores)
         _write_picture(options.out / f"{path.stem}.png", plots.overlay(image, scores, threshold.value))
-        score = float(scores.max())
-        verdict = "defect" if score > threshold.value else "ok"
-        print(f"{path}  score {score:.4f}  threshold {threshold.value:.4f}  {verdict}")
-        if code not in detector.levels:
-            known = ", ".join(detector.levels)
-            print(f"note: {path.name} names none of the calibrated fabrics {known}: scored as is", file=sys.stderr)
+        records.append(inspection.record(path, codes[path], scores, threshold.value, edges, notes))
+        _print_record(records[-1])
+    _write_json(options.json, {"checkpoint": options.checkpoint.name, "pictures": records})
+    defective = any(record["verdict"] == "defect" for record in records)
+    return DEFECTIVE if options.fail_on_defect and defective else 0
+
+
+def _print_record(record):
+    for note in record["notes"]:
+        print(f"note: {record['path']}: {note}", file=sys.stderr)
+    count = len(record["regions"])
+    print(
+        f"{record['path']}  score {record['score']:.4f}  threshold {record['threshold']:.4f}  "
+        f"{count} region{'' if count == 1 else 's'}  {record['verdict']}"
+    )
+
+
+def export(options):
+    """Write the networks of a checkpoint as ONNX, with preprocessing and calibration inside."""
+    from draem_aitex import export
+
+    check_writable(options.file)
+    if options.file.suffix != ".onnx":
+        raise InputError(f"{options.file}: the file to write; expected a name that ends in .onnx; choose another name")
+    detector, content, threshold = _load_detector(options, sys.stderr)
+    size = export.export(detector, content, options.file)
+    fabrics = ", ".join(detector.levels) or "none"
+    print(f"{options.file}: ONNX, {size / 1e6:.1f} MB, threshold {threshold.value:.4f}, calibrated fabrics {fabrics}")
 
 
 def info(options):
@@ -138,13 +191,6 @@ def info(options):
     from draem_aitex import card, checkpoint
 
     print(card.card(options.checkpoint.name, checkpoint.load_checkpoint(options.checkpoint)), end="")
-
-
-def _edges(path):
-    try:
-        return fabric.fabric_edges(aitex.read_image(path))
-    except InputError as error:
-        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def check_writable(path):

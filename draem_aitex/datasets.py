@@ -15,8 +15,8 @@ from draem_aitex.aitex import MASK_LEVEL, read_image
 from draem_aitex.errors import InputError
 from draem_aitex.fabric import Roll, fabric_edges
 from draem_aitex.patcher import PATCH, extract_patches
+from draem_aitex.pictures import pictures_in
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 UNKNOWN = -1  # label of a patch from a defective picture without a mask
 
 
@@ -98,17 +98,13 @@ class FolderDataset(PatchDataset):
 
     def __init__(self, root, size=PATCH, stride=None, remainder="cover"):
         root = Path(root)
-        good = _pictures(root / "good")
+        good = pictures_in(root / "good")
         if not good:
             raise InputError(f"{root}: no pictures in {root / 'good'}; expected PNG, JPEG, TIFF or BMP; put some there")
-        masks = {path.stem.removesuffix("_mask"): path for path in _pictures(root / "masks")}
+        masks = {path.stem.removesuffix("_mask"): path for path in pictures_in(root / "masks")}
         self.rolls = [_load(path, "000", None) for path in good]
-        self.rolls += [_load(path, "bad", masks.get(path.stem)) for path in _pictures(root / "bad")]
+        self.rolls += [_load(path, "bad", masks.get(path.stem)) for path in pictures_in(root / "bad")]
         super().__init__(self.rolls, size, stride, remainder)
-
-
-def _pictures(folder):
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
 
 
 def _load(path, defect, mask_path):

@@ -82,7 +82,10 @@ def fabric_edges(image):
             "no fabric: the picture is blank, saturated or without a weave; expected woven cloth; use another picture"
         )
     start = _selvedge_start(image, _weave_onset(weave))
-    return start, len(weave) - _selvedge_start(image[:, ::-1], _weave_onset(weave[::-1]))
+    end = len(weave) - _selvedge_start(image[:, ::-1], _weave_onset(weave[::-1]))
+    if start >= end:  # in pictures of few columns
+        raise InputError(f"no fabric: its edges cross, at columns {start} and {end}; expected cloth; use a larger one")
+    return start, end
 
 
 def find_selvedges(image, edges):

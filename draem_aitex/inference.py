@@ -1,10 +1,11 @@
-"""Whole rolls: a roll's picture becomes an anomaly map of the same size, without seams."""
+"""Whole rolls: a roll's picture becomes an anomaly map of the same size, without seams and in bounded memory."""
 
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from draem_aitex.card import headline
 from draem_aitex.checkpoint import load_checkpoint, load_model
@@ -12,47 +13,136 @@ from draem_aitex.errors import InputError
 from draem_aitex.networks import fold_batch_norm
 from draem_aitex.patcher import patch_maxima
 
-WINDOW = 2176  # columns seen at once, at most: two windows for a roll of 4096
+MEMORY_MB = 512  # for what the networks hold while they look at cloth, unless another bound is given
 WINDOW_STEP = 128  # columns; a few widths for all rolls, or the convolutions' buffers pile up width by width
-MARGIN = 128  # columns of context at a window's inner borders; beyond lies 1e-4 of what moves a pixel of `compact`
 FLOOR = 1e-6  # smallest score on fabric; 0 is kept for "no fabric here"
 
 
-@torch.inference_mode()
-def anomaly_map(model, image, edges):
+def anomaly_map(model, image, edges, memory_mb=MEMORY_MB):
     """Score every pixel of a roll's fabric.
 
-    The networks are fully convolutional: trained on crops, they take any width. They see the fabric alone, without
-    what lies to its left. Fabric wider than 2176 columns is seen through overlapping windows, each pixel taken from
-    the window in which it lies farther from the border. Nothing is padded on: mirrored cloth would have a seam.
+    The networks are fully convolutional: trained on crops, they take any size. They see the fabric alone, without
+    what lies to its left, in one pass; where that would take more than `memory_mb`, through windows that overlap so far
+    that every pixel has all the context that can matter to it. They begin on the poolings' grid, so that the map is
+    that of one pass (with `compact`: to rounding; upsampling with aligned corners, as `paper` has it, depends on a
+    picture's width). Columns or rows at the end that do not fill the grid are seen by a window of their own, which ends
+    with the fabric: nothing is padded on, for mirrored cloth has a seam that looks like a defect.
 
     image: uint8 `(H, W)`; edges: `(start, end)` in columns. Returns float32 `(H, W)`: the probability of a defect,
     exactly 0 outside the fabric, from 1e-6 to 1 on it.
     """
-    if image.ndim != 2 or image.dtype != np.uint8:
-        raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
-    start, end = edges
-    device = next(model.parameters()).device
-    fabric = torch.from_numpy(np.ascontiguousarray(image[:, start:end])).to(device)[None, None].float() / 255
-    scores = np.zeros(image.shape, np.float32)
-    for window, own in windows(end - start):
-        logits = model(fabric[..., slice(*window)])[1][0, 0, :, own[0] - window[0] : own[1] - window[0]]
-        scores[:, start + own[0] : start + own[1]] = torch.sigmoid(logits.float()).clamp_min(FLOOR).cpu().numpy()
-    return scores
+    return next(anomaly_maps(model, [(image, edges)], memory_mb))
 
 
-def windows(width):
-    """Cover `width` columns: a list of `(window, own)`, both `(first, last)`, half open; `own` parts do not overlap.
+@torch.inference_mode()
+def anomaly_maps(model, pictures, memory_mb=MEMORY_MB):
+    """`anomaly_map` for many pictures: a generator of maps, in their order.
 
-    As few windows as windows of 2176 columns would need, of one size, with 128 columns of context or more beside their
-    own part; a single window has all the columns.
+    pictures: iterable of `(image, edges)`. As many windows of one size as `memory_mb` allows go through the networks
+    together, from as many pictures as that takes: on a GPU that is faster, on a CPU it makes no difference.
     """
-    count = max(1, math.ceil((width - 2 * MARGIN) / (WINDOW - 2 * MARGIN)))
-    needed = math.ceil((width + 2 * MARGIN * (count - 1)) / count)
-    size = min(width, math.ceil(needed / WINDOW_STEP) * WINDOW_STEP)
-    firsts = [round(index * (width - size) / max(count - 1, 1)) for index in range(count)]
-    cuts = [0] + [(left + size + right) // 2 for left, right in zip(firsts, firsts[1:], strict=False)] + [width]
-    return [((first, first + size), own) for first, own in zip(firsts, zip(cuts, cuts[1:], strict=False), strict=True)]
+    weights = next(model.parameters())
+    most = int(memory_mb * 2**20 / bytes_per_pixel(model.config, weights.dtype))  # pixels at once
+    waiting, pixels = [], 0
+    for image, edges in pictures:
+        if image.ndim != 2 or image.dtype != np.uint8:
+            raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
+        if waiting and pixels + image.size > most:
+            yield from _scored(model, waiting, most)
+            waiting, pixels = [], 0
+        waiting.append(_Picture(model.config, image, edges, most))
+        pixels += image.size
+    yield from _scored(model, waiting, most)
+
+
+class _Picture:
+    """One picture on its way through the networks: its windows, and its map, filled window by window."""
+
+    def __init__(self, config, image, edges, most):
+        start, end = edges
+        self.image, self.start, self.scores = image, start, np.zeros(image.shape, np.float32)
+        rows = windows(len(image), len(image), config.reach, config.multiple)
+        columns = windows(end - start, most // len(image), config.reach, config.multiple)
+        self.windows = [(down, across) for down in rows for across in columns]
+
+    def shape(self, index):
+        """Rows and columns of a window."""
+        return tuple(last - first for (first, last), _ in self.windows[index])
+
+    def view(self, index, like):
+        """A window's grey levels as `(1, 1, h, w)` in [0, 1], of the dtype and on the device of `like`."""
+        (down, _), (across, _) = self.windows[index]
+        part = self.image[slice(*down), self.start + across[0] : self.start + across[1]]
+        return torch.from_numpy(np.ascontiguousarray(part)).to(like.device)[None, None].to(like.dtype) / 255
+
+    def take(self, index, logits):
+        """Keep a window's own part. logits: `(h, w)`."""
+        ((top, _), rows), ((left, _), columns) = self.windows[index]
+        part = logits[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
+        scores = torch.sigmoid(part.float()).clamp_min(FLOOR).cpu().numpy()
+        self.scores[slice(*rows), self.start + columns[0] : self.start + columns[1]] = scores
+
+
+def _scored(model, pictures, most):
+    """The maps of some pictures: their windows shape by shape, as many at once as `most` pixels allow."""
+    shapes = {}
+    for picture in pictures:
+        for index in range(len(picture.windows)):
+            shapes.setdefault(picture.shape(index), []).append((picture, index))
+    weights = next(model.parameters())
+    for (height, width), jobs in shapes.items():
+        count = max(1, most // (height * width))
+        for begin in range(0, len(jobs), count):
+            batch = jobs[begin : begin + count]
+            logits = model(torch.cat([picture.view(index, weights) for picture, index in batch]))[1]
+            for (picture, index), one in zip(batch, logits[:, 0], strict=True):
+                picture.take(index, one)
+    for picture in pictures:
+        yield picture.scores
+
+
+def bytes_per_pixel(config, dtype=torch.float32):
+    """Memory that the networks take for each pixel they look at, at most, in bytes: a bound, held by a test."""
+    widest = max(config.reconstructive[0], config.discriminative[0])
+    return 12 * widest // config.stem**2 * dtype.itemsize + 16
+
+
+def windows(length, most, margin, multiple):
+    """Cover `length` rows or columns: a list of `(window, own)`, both `(first, last)`, half open.
+
+    The `own` parts do not overlap. As few windows as possible of at most `most`, all of one size, each with `margin` of
+    context or more beside its own part; they begin and end at multiples of `multiple`. What is left over at the end
+    belongs to a last window that ends there. A length below `multiple` is one window, mirrored by the networks.
+    """
+    whole = length // multiple * multiple
+    if not whole:
+        return [((0, length), (0, length))]
+    step = math.lcm(WINDOW_STEP, multiple)
+    smallest = math.ceil(2 * (margin + multiple) / step) * step  # less would show no pixel in full
+    found = _on_the_grid(whole, max(most // step * step, smallest), margin, multiple, step)
+    if whole == length:
+        return found
+    last = min(smallest, whole)
+    cut = length - last // 2
+    found = [(window, (own[0], min(own[1], cut))) for window, own in found if own[0] < cut]
+    window, own = found[-1]
+    return [*found[:-1], (window, (own[0], cut)), ((length - last, length), (cut, length))]
+
+
+def _on_the_grid(whole, most, margin, multiple, step):
+    if whole <= most:
+        return [((0, whole), (0, whole))]
+    count = math.ceil((whole - 2 * margin) / (most - 2 * margin))
+    while True:
+        size = math.ceil((whole + 2 * margin * (count - 1)) / count / step) * step
+        firsts = [round(index * (whole - size) / (count - 1) / multiple) * multiple for index in range(count)]
+        overlaps = [left + size - right for left, right in zip(firsts, firsts[1:], strict=False)]
+        if size <= most and min(overlaps) >= 2 * margin:
+            break
+        count += 1
+    cuts = [0] + [(left + size + right) // 2 for left, right in zip(firsts, firsts[1:], strict=False)] + [whole]
+    spans = [(first, first + size) for first in firsts]
+    return list(zip(spans, zip(cuts, cuts[1:], strict=False), strict=True))
 
 
 def fabric_levels(model, rolls, share=0.1):
@@ -64,13 +154,14 @@ def fabric_levels(model, rolls, share=0.1):
     rolls: list of `fabric.Roll`, defect-free. Returns a dict of fabric code to logit.
     """
     scores = {}
-    for roll in rolls:
-        scores.setdefault(roll.fabric, []).append(patch_maxima(anomaly_map(model, roll.image, roll.edges), roll.edges))
+    for roll, found in zip(rolls, anomaly_maps(model, ((roll.image, roll.edges) for roll in rolls)), strict=True):
+        scores.setdefault(roll.fabric, []).append(patch_maxima(found, roll.edges))
     scores = {fabric: np.concatenate(parts) for fabric, parts in scores.items()}
-    return {fabric: float(np.quantile(_logit(s), 1 - share)) for fabric, s in sorted(scores.items()) if len(s)}
+    return {fabric: float(np.quantile(logit(s), 1 - share)) for fabric, s in sorted(scores.items()) if len(s)}
 
 
-def _logit(scores):
+def logit(scores):
+    """Log odds of scores in [0, 1], float64; scores below 1e-6 and above 1 - 1e-6 count as these."""
     scores = np.clip(scores.astype(np.float64), FLOOR, 1 - FLOOR)
     return np.log(scores / (1 - scores))
 
@@ -79,21 +170,29 @@ class DraemDetector:
     """DRAEM with the interface every detector has: `name` and `predict(image, edges, fabric)`.
 
     model: a `networks.DRAEM`; a copy is taken, with its batch norms folded. levels: of `fabric_levels`; without them,
-    scores stay as the networks give them.
+    scores stay as the networks give them. memory_mb: bound for what the networks hold at once. bfloat16: compute in
+    sixteen bits, which is faster where the device does so by itself and changes scores by about a hundredth.
     """
 
     name = "DRAEM"
 
-    def __init__(self, model, levels=None):
-        self.model, self.levels = fold_batch_norm(model), dict(levels or {})
+    def __init__(self, model, levels=None, memory_mb=MEMORY_MB, bfloat16=False):
+        if not memory_mb > 0:
+            raise InputError(f"memory_mb: {memory_mb}; expected more than 0, such as {MEMORY_MB}")
+        model = fold_batch_norm(model).to(memory_format=torch.channels_last)
+        self.model, self.levels = model.to(torch.bfloat16) if bfloat16 else model, dict(levels or {})
+        self.memory_mb = memory_mb
 
     @classmethod
-    def load(cls, path, device="cpu", quiet=False):
-        """The detector of a checkpoint file, and the file's content: `(detector, content)`; prints what it is."""
+    def load(cls, path, device="cpu", quiet=False, **options):
+        """The detector of a checkpoint file, and the file's content: `(detector, content)`; prints what it is.
+
+        options: `memory_mb` and `bfloat16` of the detector.
+        """
         content = load_checkpoint(path)
         if not quiet:
             print("\n".join([f"{Path(path).name}:", *headline(content)]))
-        return cls(load_model(content, path).to(device), content.get("fabric_levels")), content
+        return cls(load_model(content, path).to(device), content.get("fabric_levels"), **options), content
 
     @property
     def size_bytes(self):
@@ -104,11 +203,30 @@ class DraemDetector:
         """Anomaly map of a roll: float32 `(H, W)`, see `anomaly_map`.
 
         fabric: the roll's fabric code. Its logits are moved so that flawless cloth of every fabric reaches the same
-        level, the median of all fabrics'. For None, or a fabric that was not calibrated, they stay as they are.
+        level, the median of all fabrics'. For None, or a fabric that was not calibrated, they stay as they are;
+        `is_calibrated` says whether it was.
         """
-        scores = anomaly_map(self.model, image, edges)
-        if fabric not in self.levels:
+        return self._levelled(anomaly_map(self.model, image, edges, self.memory_mb), edges, fabric)
+
+    def predict_rolls(self, rolls, quiet=True):
+        """`predict` for many rolls, a bar besides unless `quiet`: a generator of maps, in the rolls' order.
+
+        rolls: list of `fabric.Roll`; several go through the networks together where the memory bound allows.
+        """
+        maps = anomaly_maps(self.model, ((roll.image, roll.edges) for roll in rolls), self.memory_mb)
+        bar = tqdm(maps, desc="predicting", unit="roll", total=len(rolls), disable=quiet)
+        for roll, scores in zip(rolls, bar, strict=True):
+            yield self._levelled(scores, roll.edges, roll.fabric)
+
+    def is_calibrated(self, fabric):
+        """Whether scores of this fabric are comparable with the threshold; of others they are as the networks give."""
+        return fabric in self.levels
+
+    def _levelled(self, scores, edges, fabric):
+        if not self.is_calibrated(fabric):
             return scores
-        moved = _logit(scores[:, slice(*edges)]) + np.median(list(self.levels.values())) - self.levels[fabric]
-        scores[:, slice(*edges)] = np.clip(1 / (1 + np.exp(-moved)), FLOOR, 1)
+        cloth = scores[:, slice(*edges)]
+        # In probabilities, p -> p e^s / (1 + p (e^s - 1)): the same as adding s to the logit, without its logarithms.
+        factor = np.float32(math.exp(np.median(list(self.levels.values())) - self.levels[fabric]))
+        cloth[...] = np.clip(cloth * factor / (1 + cloth * (factor - 1)), FLOOR, 1)
         return scores

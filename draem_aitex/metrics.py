@@ -1,15 +1,16 @@
-"""Numbers that judge a detector: thresholds from defect-free rolls, patches, pixels and defects.
+"""Numbers that judge a detector: thresholds from defect-free rolls, patches, rolls and defects; pixels are in `pixels`.
 
 The protocol, in one place: patches of 256 x 256 without overlap from the first fabric column; a patch is positive
 with one mask pixel or more; its score is the maximum of the roll's map in it, without smoothing. A detector is
 anything with `predict(image, edges, fabric)`.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from draem_aitex.errors import InputError
 from draem_aitex.patcher import patch_maxima
@@ -21,8 +22,8 @@ REACH = 12  # pixels by which masks and predicted regions are dilated before the
 class Threshold:
     """A decision level, from the patches of defect-free rolls that were not trained on.
 
-    value: a patch with a higher score is called defective. wanted: false-alarm rate asked for. bound: the rate that
-    `patches` calibration patches can promise for a new patch of the same kind; above `wanted` where they are too few.
+    value: a patch with a higher score is called defective. wanted: false-alarm rate asked for, a share of patches.
+    bound: the rate that the calibration patches promise, see `Calibration.threshold`. patches, rolls: how many of them.
     """
 
     value: float
@@ -32,92 +33,132 @@ class Threshold:
     rolls: int
 
 
-def calibrate(detector, rolls, rate=0.01):
-    """Threshold for a wanted false-alarm rate per patch.
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Scores of flawless patches that were not trained on: whatever rate is wanted, its threshold is among them.
 
-    The value is the k-th largest calibration score with k = floor(rate * (n + 1)): for a new defect-free patch,
-    exchangeable with the n given ones, the chance to score higher is at most rate (split conformal prediction, Vovk et
-    al. 2005). With n + 1 < 1 / rate no threshold can promise that; then it is the largest score, and `bound` says
-    1 / (n + 1).
+    scores: float64 `(n,)`, highest first, of all fabrics together; rolls: how many they are of.
     """
-    if not 0 < rate < 1:
-        raise InputError(f"rate: {rate}; expected a share of patches between 0 and 1, such as 0.01")
+
+    scores: np.ndarray
+    rolls: int
+
+    @property
+    def finest_rate(self):
+        """The smallest false-alarm rate that so many patches can promise: 1 / (n + 1)."""
+        return 1 / (len(self.scores) + 1)
+
+    def threshold(self, rate=0.01):
+        """Threshold for a wanted false-alarm rate, a share of patches.
+
+        The value is the k-th largest score with k = floor(rate * (n + 1)): a new flawless patch, exchangeable with the
+        n given ones, scores higher with a chance of k / (n + 1) at most, which is `bound` (split conformal prediction,
+        Vovk et al. 2005). That holds on average over calibrations, and for cloth that is photographed likewise.
+
+        Raises `InputError` for a rate under 1 / (n + 1), which no threshold could promise.
+        """
+        if not 0 < rate < 1:
+            raise InputError(f"rate: {rate}; expected a share of patches between 0 and 1, such as 0.01")
+        patches = len(self.scores)
+        k = math.floor(rate * (patches + 1) + 1e-9)  # 0.29 * 100 is 28.999... in binary
+        if k < 1:
+            finest = math.ceil(self.finest_rate * 1e5) / 1e5
+            rolls = math.ceil((math.ceil(1 / rate) - 1) * self.rolls / patches)
+            raise InputError(
+                f"rate: {rate:g}; expected {finest:g} or more, which is all that {patches} patches of {self.rolls} "
+                f"calibration rolls can promise; ask for that, or calibrate on about {rolls} rolls"
+            )
+        return Threshold(float(self.scores[k - 1]), rate, k / (patches + 1), patches, self.rolls)
+
+
+def calibration_scores(detector, rolls):
+    """The patch scores of flawless rolls as a `Calibration`, as the detector gives them: standardised, if it does that.
+
+    rolls: list of `fabric.Roll` that were not trained on. Raises `InputError` for a roll with a defect (nothing is
+    ever chosen on test rolls), and where there is no patch.
+    """
+    for roll in rolls:
+        if roll.defect != "000" or (roll.mask is not None and roll.mask.any()):
+            raise InputError(
+                f"{roll.name}: a roll with a defect, {roll.defect}; expected flawless calibration rolls; leave it out"
+            )
     scores = [patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges) for roll in rolls]
-    scores = np.sort(np.concatenate(scores))[::-1] if scores else np.empty(0)
+    scores = np.concatenate(scores).astype(np.float64) if scores else np.empty(0)
     if not len(scores):
         raise InputError(f"calibration: no patch in {len(rolls)} rolls; expected defect-free rolls kept back for it")
-    k = max(int(rate * (len(scores) + 1)), 1)
-    return Threshold(float(scores[k - 1]), rate, max(rate, 1 / (len(scores) + 1)), len(scores), len(rolls))
+    return Calibration(np.sort(scores)[::-1], len(rolls))
+
+
+def calibrate(detector, rolls, rate=0.01):
+    """`calibration_scores` and then `Calibration.threshold`, which say what is promised and what is refused."""
+    return calibration_scores(detector, rolls).threshold(rate)
 
 
 def auroc(labels, scores):
-    """Area under the ROC curve; NaN where one class is missing."""
+    """Chance that a positive scores above a negative, 0 to 1, ties half; NaN where one class is missing.
+
+    The area under the ROC curve (Hanley and McNeil, Radiology 143, 1982), as scikit-learn computes it.
+    """
     labels = np.asarray(labels, bool)
     return float(roc_auc_score(labels, scores)) if labels.any() and not labels.all() else float("nan")
 
 
 def average_precision(labels, scores):
-    """Average precision, the area under the precision-recall steps; NaN without a positive."""
+    """Precision averaged over the steps of recall, 0 to 1, as scikit-learn defines it; NaN without a positive."""
     return float(average_precision_score(labels, scores)) if np.any(labels) else float("nan")
 
 
-def decision_figures(labels, scores, threshold):
-    """Recall, precision, F1 and false-alarm rate of `score > threshold`, with the counts behind them."""
-    labels, called = np.asarray(labels, bool), np.asarray(scores) > threshold
-    hit, missed = int((labels & called).sum()), int((labels & ~called).sum())
-    false, quiet = int((~labels & called).sum()), int((~labels & ~called).sum())
+def decision_counts(labels, called):
+    """Positives called, positives missed, negatives called, negatives left alone: int64 `(4,)`.
+
+    labels, called: bool, of one shape.
+    """
+    labels, called = np.asarray(labels, bool), np.asarray(called, bool)
+    hit, positives, alarms = (np.count_nonzero(part) for part in (labels & called, labels, called))
+    return np.array([hit, positives - hit, alarms - hit, labels.size - positives - alarms + hit], np.int64)
+
+
+def figures_of_counts(counts):
+    """Recall, precision, F1 and false-alarm rate of `decision_counts`, 0 to 1 each, with the counts behind them.
+
+    Recall: of the positives, the share that is called. Precision: of what is called, the share that is positive. F1:
+    their harmonic mean (van Rijsbergen, Information Retrieval, 1979). False-alarm rate: of the negatives, the share
+    that is called. NaN where there is nothing to take a share of.
+    """
+    hit, missed, false, quiet = (int(count) for count in counts)
     return {
         "true_positives": hit,
         "false_negatives": missed,
         "false_positives": false,
         "true_negatives": quiet,
-        "recall": _share(hit, hit + missed),
-        "precision": _share(hit, hit + false),
-        "f1": _share(2 * hit, 2 * hit + missed + false),
-        "false_alarm_rate": _share(false, false + quiet),
+        "recall": share(hit, hit + missed),
+        "precision": share(hit, hit + false),
+        "f1": share(2 * hit, 2 * hit + missed + false),
+        "false_alarm_rate": share(false, false + quiet),
     }
 
 
-def _share(part, whole):
-    return part / whole if whole else float("nan")
+def decision_figures(labels, scores, threshold):
+    """`figures_of_counts` of the decision `score > threshold`."""
+    return figures_of_counts(decision_counts(labels, np.asarray(scores) > threshold))
 
 
-class PixelHistogram:
-    """Pixel AUROC and AP in constant memory: positive floats sort like their bit patterns, which are counted.
+def f1_max_upper_bound(labels, scores):
+    """The best F1 over all thresholds, 0 to 1, taken on the very scores that are judged; NaN without a positive.
 
-    A bin spans 2^-11 of a value. Ties inside a bin count half for AUROC, like ties of scores; the difference from an
-    exact computation stays under 1e-4 on any but the smallest cases.
+    An upper bound and no result: no threshold that is set beforehand does better, and whoever quotes it as a result
+    has chosen on test rolls.
     """
+    labels, scores = np.asarray(labels, bool), np.asarray(scores)
+    if not labels.any():
+        return float("nan")
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
 
-    SHIFT = 12
 
-    def __init__(self):
-        bins = (np.float32(np.inf).view(np.int32) >> self.SHIFT) + 1
-        self.negatives = np.zeros(int(bins), np.int64)
-        self.positives = np.zeros(int(bins), np.int64)
-
-    def add(self, scores, labels):
-        """scores: float32, 0 or more; labels: bool; both of one shape."""
-        bins = np.ascontiguousarray(scores, np.float32).view(np.int32) >> self.SHIFT
-        self.positives += np.bincount(bins[labels], minlength=len(self.positives))
-        self.negatives += np.bincount(bins[~labels], minlength=len(self.negatives))
-
-    def auroc(self):
-        """Chance that a defect pixel scores above a normal one; NaN where one class is missing."""
-        positives, negatives = self.positives.sum(), self.negatives.sum()
-        if not positives or not negatives:
-            return float("nan")
-        below = np.cumsum(self.negatives) - self.negatives
-        return float((self.positives * (below + self.negatives / 2)).sum() / positives / negatives)
-
-    def average_precision(self):
-        """Area under the precision-recall steps over the bins, from the highest down; NaN without positives."""
-        if not self.positives.sum():
-            return float("nan")
-        hits = np.cumsum(self.positives[::-1])
-        alarms = hits + np.cumsum(self.negatives[::-1])
-        steps = np.diff(hits, prepend=0) / hits[-1]
-        return float((steps * hits / np.maximum(alarms, 1)).sum())
+def share(part, whole):
+    """part / whole, NaN where there is no whole."""
+    return part / whole if whole else float("nan")
 
 
 @dataclass(frozen=True)
@@ -125,7 +166,8 @@ class DefectOutcome:
     """One defect of one roll.
 
     pixels: mask pixels; centroid: `(row, column)`; hit: the map passes the threshold within 12 px of it; score: the
-    map's maximum there; distance: from its centroid to that of the predicted region(s) on it, px, None for a miss.
+    map's maximum there; coverage: share of its mask pixels above the threshold; distance: from its centroid to that of
+    the predicted region(s) on it, px, None for a miss.
     """
 
     roll: str
@@ -135,6 +177,7 @@ class DefectOutcome:
     centroid: tuple[float, float]
     hit: bool
     score: float
+    coverage: float
     distance: float | None
 
 
@@ -162,29 +205,45 @@ def match_defects(roll, scores, threshold):
     """
     mask = roll.mask if roll.mask is not None else np.zeros(scores.shape, bool)
     called = scores > threshold
-    _, regions = cv2.connectedComponents(dilate(called).astype(np.uint8), connectivity=8)
-    count, places = cv2.connectedComponents(dilate(mask).astype(np.uint8), connectivity=8)
-    defects = [_outcome(roll, scores, called, regions, mask, places == index) for index in range(1, count)]
-    touching = set(np.unique(regions[called & (places > 0)]))
+    regions, region_boxes = _components(dilate(called))
+    places, boxes = _components(dilate(mask))
+    touching = np.zeros(len(region_boxes) + 1, bool)
+    touching[regions[called & (places > 0)]] = True
+    defects = [_outcome(roll, scores, called, regions, mask, places == i, box) for i, box in enumerate(boxes, 1)]
     false_alarms = []
-    for region in sorted(set(np.unique(regions[called])) - touching):
-        inside = np.where((regions == region) & called, scores, 0)
+    for region in np.flatnonzero(~touching[1:]) + 1:
+        box = region_boxes[region - 1]
+        inside = np.where((regions[box] == region) & called[box], scores[box], 0)
         row, column = np.unravel_index(inside.argmax(), inside.shape)
-        false_alarms.append((int(row), int(column), float(inside.max())))
+        false_alarms.append((box[0].start + int(row), box[1].start + int(column), float(inside.max())))
     return RollOutcome(defects, false_alarms)
 
 
-def _outcome(roll, scores, called, regions, mask, place):
-    rows, columns = np.nonzero(mask & place)
-    centroid = (float(rows.mean()), float(columns.mean()))
+def _components(mask):
+    """Labels int32 `(H, W)` of the 8-connected components, 0 outside, and the box of each from 1 on, as slices."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return labels, [np.s_[y : y + height, x : x + width] for x, y, width, height, _ in stats[1:].tolist()]
+
+
+def _outcome(roll, scores, called, regions, mask, place, box):
+    own = (mask & place)[box]
+    rows, columns = np.nonzero(own)
+    centroid = (float(rows.mean()) + box[0].start, float(columns.mean()) + box[1].start)
     on_it = np.unique(regions[called & place])
     distance = None
     if len(on_it):
-        weights = np.where(called & np.isin(regions, on_it), scores, 0).astype(np.float64)
-        row = (weights.sum(axis=1) @ np.arange(len(weights))) / weights.sum()
-        column = (weights.sum(axis=0) @ np.arange(weights.shape[1])) / weights.sum()
+        predicted = np.nonzero(called & np.isin(regions, on_it))
+        weights = scores[predicted].astype(np.float64)
+        row, column = ((axis * weights).sum() / weights.sum() for axis in predicted)
         distance = float(np.hypot(row - centroid[0], column - centroid[1]))
-    score = float(scores[place].max())
     return DefectOutcome(
-        roll.name, roll.fabric, roll.defect, len(rows), centroid, distance is not None, score, distance
+        roll.name,
+        roll.fabric,
+        roll.defect,
+        pixels=len(rows),
+        centroid=centroid,
+        hit=distance is not None,
+        score=float(scores[place].max()),
+        coverage=float(called[box][own].mean()),
+        distance=distance,
     )

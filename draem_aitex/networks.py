@@ -40,6 +40,18 @@ class NetworkConfig:
         """Pixels of a picture's side that become one place of the lowest level; other sides are mirrored outwards."""
         return self.stem * 2 ** (max(len(self.reconstructive), len(self.discriminative)) - 1)
 
+    @property
+    def reach(self):
+        """Pixels to each side that can have a say in one output pixel, at most: of one network and then the other."""
+        return self._reach(len(self.reconstructive)) + self._reach(len(self.discriminative))
+
+    def _reach(self, levels):
+        places = [self.stem * 2**level for level in range(levels)]  # pixels of a place of each level
+        steps = sum(places[:-1])
+        convolutions = 2 * sum(places) + 2 * steps + places[0] + (steps if self.up_convolution else 0)
+        # A pixel also lies somewhere in its place: one step more at each pooling, each upsampling, and at the stem.
+        return convolutions + 2 * steps + self.stem - 1
+
     def __post_init__(self):
         for name in ("reconstructive", "discriminative"):
             widths = getattr(self, name)

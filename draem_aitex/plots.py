@@ -353,3 +353,11 @@ def _ring(axis, mask):
 def _same_shape(first, second, names):
     if np.shape(first) != np.shape(second):
         raise InputError(f"{names}: shapes {np.shape(first)} and {np.shape(second)}; expected one shape for both")
+
+
+def plot_roc_pr_bands(labels, scores, threshold, grid, bands):
+    """`plot_roc_pr` with the bands of `intervals.curve_bands` at `grid` behind the curves; without, for None."""
+    figure = plot_roc_pr(labels, scores, threshold)
+    for axis, band in zip(figure.axes, bands or (), strict=False):
+        axis.fill_between(grid, *band, alpha=0.2, linewidth=0)
+    return figure

@@ -9,9 +9,12 @@ from dataclasses import asdict
 import torch
 
 from draem_aitex import aitex, card, checkpoint, fabric, inference, machine, metrics, ranks, report, training
+from draem_aitex.augmenter import AugmenterConfig
 from draem_aitex.commands import INTERRUPTED, check_writable, open_data
 from draem_aitex.errors import InputError
 from draem_aitex.recipe import TrainConfig
+
+RATE = 0.01  # false-alarm rate that the threshold is set for: a share of flawless patches
 
 
 def train(options):
@@ -31,7 +34,21 @@ def train_config(options):
     given = {name: value for name, value in given.items() if value is not None}
     if options.as_recorded:
         given["variation"] = None
+    if options.mix:
+        given["augmenter"] = AugmenterConfig(weights={**AugmenterConfig().weights, **_weights(options.mix)})
     return TrainConfig.of_preset(options.preset, minutes=minutes, steps=options.steps, seed=options.seed, **given)
+
+
+def _weights(words):
+    """KIND=WEIGHT, as often as given, as a dict."""
+    weights = {}
+    for word in words:
+        kind, _, weight = word.partition("=")
+        try:
+            weights[kind] = float(weight)
+        except ValueError:
+            raise InputError(f"--mix {word}: expected KIND=WEIGHT, such as slip=0.5") from None
+    return weights
 
 
 def _choose_fabrics(records, fabrics):
@@ -80,8 +97,10 @@ def _finish(options, device, result, split):
     if "made" not in content:
         calibration = fabric.load_rolls(split.calibration)
         detector = inference.DraemDetector(result.model, inference.fabric_levels(result.model, calibration))
-        threshold = metrics.calibrate(detector, calibration)
+        scores = metrics.calibration_scores(detector, calibration)
+        threshold = scores.threshold(max(RATE, scores.finest_rate))
         content |= {"fabric_levels": detector.levels, "threshold": asdict(threshold), "made": _made(options, device)}
+        content["calibration"] = {"scores": scores.scores.tolist(), "rolls": scores.rolls}
         if split.development:
             judged = report.evaluate(detector, split.development, threshold, quiet=not sys.stderr.isatty())
             content["figures"] = {"development": card.kept_figures(judged.figures())}
@@ -92,8 +111,8 @@ def _finish(options, device, result, split):
         f"threshold {threshold.value:.4g} for {threshold.wanted:.1%} false-alarm patches, from {threshold.patches} "
         f"patches of {threshold.rolls} calibration rolls"
     )
-    if threshold.bound > threshold.wanted:
-        print(f"note: {threshold.patches} patches are too few to promise that; they promise {threshold.bound:.1%}")
+    if threshold.wanted > RATE:
+        print(f"note: {threshold.patches} patches are too few to promise {RATE:.0%}; that is the best they can promise")
 
 
 def _made(options, device):
@@ -105,6 +124,7 @@ def _made(options, device):
         "fabric": " ".join(options.fabric) or None,
         "preset": None if options.preset == "compact" else options.preset,
         "seed": options.seed or None,
+        "mix": " ".join(options.mix) or None,
     }
     words = [f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else f"--{name} {value}"
              for name, value in given.items() if value is not None]  # fmt: skip

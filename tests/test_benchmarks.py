@@ -20,6 +20,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation  # noqa: E402
 import augmenter  # noqa: E402
 import gpu  # noqa: E402
+import inference  # noqa: E402
+import scores  # noqa: E402
 import training  # noqa: E402
 
 
@@ -66,7 +68,7 @@ def test_the_ablations_figures(small_set, checkpoint):
     records = aitex.scan(small_set).records
     normal = fabric.load_rolls([record for record in records if record.is_normal])
     defective = fabric.load_rolls([record for record in records if not record.is_normal])
-    figures = ablation.judge(DraemDetector.load(checkpoint)[0].model, normal, defective)
+    figures = ablation.judge(DraemDetector.load(checkpoint)[0].model, normal * 2, defective)  # 1 % takes 99 patches
     sums = np.concatenate([ablation.patch_sums(roll.mask, roll.edges) for roll in defective])
     hit = np.concatenate([patcher.patch_maxima(roll.mask, roll.edges) for roll in defective])
     assert np.array_equal(sums > 0, hit)
@@ -159,7 +161,7 @@ def test_what_takes_a_gpu_is_named_as_missing_without_one(monkeypatch, capsys, t
 
 def test_the_gpus_benchmark_runs_on_a_cpu(monkeypatch, capsys, tmp_path):
     (tmp_path / "model_unet.py").write_text(PEER_NETWORKS)
-    small = ("--on-cpu", "--preset", "compact", "--batch", 2, "--size", 64, "--matrix", 64, "--runs", 1)
+    small = ("--on-cpu", "--preset", "compact", "--batch", 2, "--size", 64, "--matrix", 64, "--runs", 1, "--rolls", 2)
     status, lines, _ = run(monkeypatch, capsys, gpu, *small, "--peer", tmp_path)
     result = json.loads(lines[-1])
     assert status == 0 and result["missing"] == []
@@ -167,6 +169,37 @@ def test_the_gpus_benchmark_runs_on_a_cpu(monkeypatch, capsys, tmp_path):
     assert result["patches_per_s_ratio"] == pytest.approx(ratio)
     share = result["compact_tflops"] / result["peak_tflops"]
     assert result["compact_share_of_peak"] == pytest.approx(share) and result["rolls_per_s"] > 0
+
+
+def test_the_scores_table_on_a_small_set(monkeypatch, capsys, small_set, checkpoint, tmp_path):
+    record = tmp_path / "scores.json"
+    arguments = ("--data", small_set, "--checkpoint", checkpoint, "--record", record)
+    status, lines, _ = run(monkeypatch, capsys, scores, *arguments)
+    variants = json.loads(lines[-1])["variants"]
+    assert status == 0 and json.loads(record.read_text())["source"] == "simulated fabric"
+    assert set(variants) == {f"{name}{more}" for name in ("sigma 0", "sigma 0.7", "sigma 1", "sigma 1.5", "sigma 2",
+                             "sigma 4", "mean 21 x 21") for more in ("", ", no levels")}  # fmt: skip
+    monkeypatch.delenv("AITEX_DIR", raising=False)
+    assert run(monkeypatch, capsys, scores)[0] == 2
+
+
+def test_levels_and_threshold_of_the_scores_table_by_hand():
+    """Ten flawless patches of logits 0 to 9, levelled by 8.1, and their highest as the threshold."""
+    roll = SimpleNamespace(fabric="00", edges=(0, 256 * 3), mask=np.zeros((256, 256 * 3), bool))
+    roll.mask[5, 300] = True
+    logits = [np.arange(10.0), np.array([9.5, 3.0, 9.2])]
+    row = scores.judge(logits, [SimpleNamespace(fabric="00")], [roll], levelled=True)
+    assert (row["patches"], row["positive_patches"], row["patches_found"], row["false_alarms"]) == (3, 1, 0, 2)
+    assert row["patch_auroc"] == 0
+
+
+def test_inferences_speed(monkeypatch, capsys, tmp_path):
+    (tmp_path / "model_unet.py").write_text(PEER_NETWORKS)
+    status, lines, _ = run(monkeypatch, capsys, inference, "--runs", 1, "--peer-runs", 1, "--peer", tmp_path)
+    result = json.loads(lines[-1])
+    assert status == 0 and 100 < result["peak_memory_mb"]
+    ratio = result["rolls_per_s"] / result["peer_rolls_per_s"]
+    assert result["rolls_per_s_ratio"] == pytest.approx(ratio) and result["rolls_per_s_float32"] > 0
 
 
 def test_the_ablations_recipes_differ():

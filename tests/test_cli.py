@@ -11,8 +11,9 @@ import torch
 
 from draem_aitex import aitex, fabric, loom, recipe, training
 from draem_aitex.__main__ import build_parser, main
+from draem_aitex.augmenter import AugmenterConfig
 from draem_aitex.card import headline
-from draem_aitex.checkpoint import load_checkpoint
+from draem_aitex.checkpoint import load_checkpoint, save_checkpoint
 from draem_aitex.inference import DraemDetector
 from draem_aitex.train_command import train_config
 
@@ -35,7 +36,10 @@ def test_checkpoint_says_what_it_is(checkpoint, small_set):
     name, digest = next(iter(content["split"]["calibration"].items()))
     record = next(record for record in aitex.scan(small_set).records if record.name == name)
     assert record.number == 4 and aitex.sha256(record.path) == digest
-    assert content["threshold"]["wanted"] == 0.01 and 0 < content["threshold"]["value"] <= 1
+    patches = content["threshold"]["patches"]
+    assert content["threshold"]["wanted"] == pytest.approx(1 / (patches + 1)), "one roll cannot promise 1 %"
+    assert content["threshold"]["value"] == max(content["calibration"]["scores"]) <= 1
+    assert len(content["calibration"]["scores"]) == patches and content["calibration"]["rolls"] == 1
     assert content["config"]["steps"] == 3
 
 
@@ -43,6 +47,9 @@ def test_options_of_train_become_a_configuration():
     options = ["train", "--out", "x.pt", "--steps", "5", "--preset", "paper", "--batch", "2", "--as-recorded"]
     config = train_config(build_parser().parse_args(options))
     assert config == recipe.TrainConfig.of_preset("paper", steps=5, batch=2, variation=None)
+    mixed = train_config(build_parser().parse_args(["train", "--out", "x.pt", "--mix", "slip=0.72", "spot=0"]))
+    changed = {"slip": 0.72, "spot": 0.0}
+    assert mixed.augmenter.weights == AugmenterConfig().weights | changed
     assert train_config(build_parser().parse_args(["train", "--out", "x.pt"])) == recipe.TrainConfig(minutes=8.0)
 
 
@@ -107,9 +114,30 @@ def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsy
     assert table["n_test_rolls"] == tested and table["n_train_rolls"] == 2 and table["source"] == "simulated fabric"
     assert table["defects"] == table["hits"] + round(table["miss_rate"] * table["defects"])
     assert set(table["by_fabric"]) == {"01"} and 0 <= table["patch_auroc"] <= 1
+    assert table["false_alarms_per_metre"] is None, "no resolution given"
     page = report.read_text()
     HTMLParser().feed(page)
     assert "http" not in page and page.count("<img") >= 2, "self-contained, with pictures"
+    assert "model.pt: DRAEM, compact" in page
+
+
+def test_another_rate_takes_the_threshold_anew_without_the_rolls(checkpoint, small_set, tmp_path, capsys):
+    evaluate = ["evaluate", "--data", str(small_set), "--checkpoint", str(checkpoint)]
+    figures = tmp_path / "figures.json"
+    options = ["--false-alarm-rate", "0.25", "--mm-per-px", "0.2", "--json", str(figures)]
+    assert main([*evaluate, *options]) == 0
+    scores, table = load_checkpoint(checkpoint)["calibration"]["scores"], json.loads(figures.read_text())
+    assert table["threshold"] == scores[int(0.25 * (len(scores) + 1)) - 1] and table["false_alarm_rate_wanted"] == 0.25
+    assert table["metres"] == pytest.approx(table["fabric_columns"] * 0.2 / 1000)
+    assert load_checkpoint(checkpoint)["threshold"]["wanted"] < 0.25, "the checkpoint keeps its own"
+    capsys.readouterr()
+    fails_with_one_line(capsys, [*evaluate, "--false-alarm-rate", "0.001"], "rate: 0.001", len(scores), "rolls")
+    fails_with_one_line(capsys, [*evaluate, "--false-alarm-rate", "0.25", "--keep"], "--keep")
+    fails_with_one_line(capsys, [*evaluate, "--mm-per-px", "0"], "mm_per_px: 0")
+    older = {name: value for name, value in load_checkpoint(checkpoint).items() if name != "calibration"}
+    save_checkpoint(tmp_path / "older.pt", older)
+    older = [*evaluate[:-1], tmp_path / "older.pt", "--false-alarm-rate", "0.25"]
+    fails_with_one_line(capsys, older, "older.pt", "no calibration scores")
 
 
 def test_a_roll_trained_on_is_left_out_under_any_name(checkpoint, small_set, tmp_path, capsys):
@@ -150,16 +178,13 @@ def test_inspect_refuses_before_any_work(checkpoint, simulated, tmp_path, capsys
     (tmp_path / "other").mkdir()
     twin = tmp_path / "other" / f"{good.stem}.jpg"
     cv2.imwrite(str(twin), aitex.read_image(good))
-    blank = tmp_path / "blank.png"
-    cv2.imwrite(str(blank), np.full((256, 512), 255, np.uint8))
     cut = tmp_path / "cut.png"
     cut.write_bytes(good.read_bytes()[:5000])
     common = ["--checkpoint", checkpoint, "--out", out]
     fails_with_one_line(capsys, ["inspect", good, twin, *common], good, twin)
-    fails_with_one_line(capsys, ["inspect", good, blank, *common], blank, "no fabric")
     fails_with_one_line(capsys, ["inspect", good, cut, *common], cut, "truncated")
     fails_with_one_line(capsys, ["inspect", good, tmp_path / "none.png", *common], "none.png")
-    fails_with_one_line(capsys, ["inspect", good, "--checkpoint", blank, "--out", out], blank, "checkpoint")
+    fails_with_one_line(capsys, ["inspect", good, "--checkpoint", good, "--out", out], good, "checkpoint")
     assert not out.exists()
 
 
@@ -183,6 +208,8 @@ def test_other_bad_input(checkpoint, small_set, tmp_path, capsys):
     fails_with_one_line(capsys, [*train, "--device", "warp"], "warp")
     fails_with_one_line(capsys, [*train, "--steps", "1", "--minutes", "1"], "--minutes")
     fails_with_one_line(capsys, ["train", "--data", small_set, "--out", tmp_path / "no/x.pt", "--steps", "1"], "no")
+    for word, expected in (("slip", "KIND=WEIGHT"), ("lint=1", "unknown kind 'lint'"), ("slip=-1", "0 or more")):
+        fails_with_one_line(capsys, ["train", "--out", tmp_path / "x.pt", "--mix", word], expected)
     assert not out.exists()
     fails_with_one_line(capsys, ["simulate", "--out", small_set], small_set)
 
@@ -195,7 +222,7 @@ def test_simulate_makes_an_aitex_folder_that_verify_tells_from_the_real_one(simu
 
 def test_import_opens_nothing_heavy():
     code = (
-        "import sys, draem_aitex, draem_aitex.training, draem_aitex.report, draem_aitex.train_command, draem_aitex.__main__; import torch; "
+        "import sys, draem_aitex, draem_aitex.report, draem_aitex.train_command, draem_aitex.__main__; import torch; "
         "assert 'matplotlib' not in sys.modules; assert not torch.cuda.is_initialized()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -18,22 +21,99 @@ def picture(width, height=64):
     return np.random.default_rng(0).integers(0, 255, (height, width)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("width", [1, 300, 2175, 2176, 2177, 2400, 3000, 4096, 9999])
-def test_windows_cover_every_column_once_and_with_context(width):
-    found = inference.windows(width)
+@pytest.mark.parametrize("width", [1, 15, 300, 2048, 2049, 2175, 2400, 3000, 3563, 4096, 9999])
+@pytest.mark.parametrize(
+    ("most", "margin", "multiple"), [(2176, 176, 16), (1, 176, 16), (700, 40, 8), (99999, 420, 32)]
+)
+def test_windows_cover_every_column_once_and_with_context(width, most, margin, multiple):
+    found = inference.windows(width, most, margin, multiple)
     assert [own[0] for _, own in found] == [0] + [own[1] for _, own in found[:-1]] and found[-1][1][1] == width
+    grid = found[:-1] if width % multiple and len(found) > 1 else found
+    assert len({last - first for (first, last), _ in grid}) == 1, "one size"
     for (first, last), (own_first, own_last) in found:
-        assert last - first <= inference.WINDOW and 0 <= first <= own_first < own_last <= last <= width
-        assert own_first - first >= inference.MARGIN or own_first == 0
-        assert last - own_last >= inference.MARGIN or own_last == width
+        assert 0 <= first <= own_first < own_last <= last <= width
+        assert (last - first) % multiple == 0 or width < multiple, "nothing is padded on"
+        assert first % multiple == 0 or last == width
+        assert last - first <= max(most, 2 * (margin + multiple) + inference.WINDOW_STEP)
+        assert own_first - first >= min(margin, width // 2 - multiple) or own_first == 0
+        assert last - own_last >= min(margin, width // 2 - multiple) or own_last == width
+
+
+def test_reach_is_what_can_matter_to_a_pixel(model):
+    """Cloth beyond it may be anything; of cloth nearby the networks do see something."""
+    reach = model.config.reach
+    generator = torch.Generator().manual_seed(0)
+    image, other = (torch.rand(1, 1, 16, 4 * reach, generator=generator) for _ in range(2))
+    columns = torch.arange(4 * reach)
+    with torch.inference_mode():
+        whole = model(image)[1][..., 2 * reach : 2 * reach + 16]
+        for place in range(16):  # each lies elsewhere on the poolings' grid
+            away = (columns - 2 * reach - place).abs()
+            same = model(torch.where(away > reach, other, image))[1][..., 2 * reach + place]
+            assert torch.allclose(same, whole[..., place], atol=1e-6)
+        nearer = model(torch.where(away > 16, other, image))[1][..., 2 * reach + 15]
+        assert not torch.allclose(nearer, whole[..., 15], atol=1e-6)
 
 
 def test_the_map_is_that_of_one_pass(model):
     image = picture(3600)
     with torch.inference_mode():
         _, logits = model(torch.from_numpy(image)[None, None] / 255)
-    scores = inference.anomaly_map(model, image, (0, 3600))
-    assert np.abs(scores - torch.sigmoid(logits[0, 0]).numpy()).max() < 1e-3
+    whole = torch.sigmoid(logits[0, 0]).numpy()
+    for memory in (1000, 12, 1):
+        assert np.abs(inference.anomaly_map(model, image, (0, 3600), memory) - whole).max() < 1e-5
+    assert len(inference.windows(3600, 1, model.config.reach, model.config.multiple)) > 2, "or nothing was tiled"
+
+
+@pytest.mark.parametrize(("width", "height"), [(3605, 64), (700, 75), (431, 33), (17, 40), (9, 5)])
+def test_off_the_grid_the_ends_are_seen_as_they_are(model, width, height):
+    """The last rows and columns are those of a pass that ends with the picture, the first of one that begins with it;
+    tiled or not, the map is the same."""
+    image = picture(width, height)
+    scores = inference.anomaly_map(model, image, (0, width))
+    assert np.abs(inference.anomaly_map(model, image, (0, width), memory_mb=1) - scores).max() < 1e-5
+    rows, columns = (side - side % 16 or side for side in image.shape)
+    with torch.inference_mode():
+        for place in np.s_[:rows, :columns], np.s_[-rows:, -columns:]:
+            part = torch.from_numpy(np.ascontiguousarray(image[place]))[None, None] / 255
+            passed = torch.sigmoid(model(part)[1][0, 0]).numpy()
+            corner = np.s_[0, 0] if place == np.s_[:rows, :columns] else np.s_[-1, -1]
+            assert passed[corner] == pytest.approx(scores[corner], abs=1e-5)
+
+
+def test_many_rolls_are_scored_as_each_by_itself(model):
+    rolls = [
+        Roll(str(width), "00", "000", picture(width), (start, width), None)
+        for width, start in ((700, 0), (700, 3), (700, 9), (300, 100), (701, 0), (2000, 37))
+    ]
+    alone = [inference.anomaly_map(model, roll.image, roll.edges) for roll in rolls]
+    for memory in (1, 30, 1000):
+        detector = inference.DraemDetector(model, memory_mb=memory)
+        for one, together in zip(alone, detector.predict_rolls(rolls), strict=True):
+            assert np.abs(one - together).max() < 1e-5
+
+
+def test_the_memory_bound_holds(tmp_path):
+    """In a process of its own: what the networks take beyond a small picture's peak stays under the bound."""
+    code = """
+import resource, sys, numpy as np
+from draem_aitex import inference, networks
+model = networks.build_draem("compact").eval()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+image = np.random.default_rng(0).integers(0, 255, (256, 8192)).astype(np.uint8)
+inference.anomaly_map(model, image[:, :512], (0, 512), 200)
+before = peak()
+scores = inference.anomaly_map(model, image, (0, 8192), 200)
+print(peak() - before - 3 * image.nbytes * 4 / 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < float(done.stdout) < 200
+
+
+def test_sixteen_bits_change_scores_little(model):
+    image = picture(400)
+    full, half = (inference.DraemDetector(model, bfloat16=bits).predict(image, (0, 400)) for bits in (False, True))
+    assert half.dtype == np.float32 and 0 < np.abs(full - half).max() < 0.02
 
 
 def test_zero_outside_the_fabric_and_nothing_else_is_seen(model):
@@ -49,6 +129,8 @@ def test_zero_outside_the_fabric_and_nothing_else_is_seen(model):
 def test_wrong_pictures_are_named(model):
     with pytest.raises(InputError, match=r"float64 of shape \(64, 64\); expected uint8"):
         inference.anomaly_map(model, np.zeros((64, 64)), (0, 64))
+    with pytest.raises(InputError, match="memory_mb: 0; expected more than 0"):
+        inference.DraemDetector(model, memory_mb=0)
 
 
 def test_levels_make_flawless_cloth_of_every_fabric_equal(model):
@@ -65,7 +147,9 @@ def test_levels_make_flawless_cloth_of_every_fabric_equal(model):
         maxima = patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges)
         assert (maxima > common).sum() == 2, "a quarter of eight patches"
         raw = inference.anomaly_map(detector.model, roll.image, roll.edges)
+        assert detector.is_calibrated(roll.fabric)
         for unknown in (None, "77"):
+            assert not detector.is_calibrated(unknown)
             assert np.array_equal(detector.predict(roll.image, roll.edges, unknown), raw)
 
 

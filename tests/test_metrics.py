@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import f1_score
 
 from draem_aitex import metrics
 from draem_aitex.errors import InputError
@@ -14,55 +14,72 @@ class FixedMap:
         return image.astype(np.float32) / 255
 
 
-def roll(image, mask=None, edges=None):
-    return Roll("0001_019_00", "00", "019", image, edges or (0, image.shape[1]), mask)
+def roll(image, mask=None, edges=None, defect="019"):
+    return Roll(f"0001_{defect}_00", "00", defect, image, edges or (0, image.shape[1]), mask)
+
+
+def flawless(values):
+    """A roll with one patch of each value."""
+    image = np.repeat(np.repeat(np.asarray(values, np.uint8)[None], 256, axis=0), 256, axis=1)
+    return roll(image, defect="000")
 
 
 def test_threshold_keeps_the_promise():
     """With 199 calibration patches and 1 % wanted: the second largest score, whatever the scores' distribution."""
-    values = np.random.default_rng(0).permutation(199).astype(np.uint8)
-    image = np.repeat(np.repeat(values[None], 256, axis=0), 256, axis=1)
-    threshold = metrics.calibrate(FixedMap(), [roll(image)], 0.01)
-    assert threshold.value == pytest.approx(197 / 255) and threshold.patches == 199 and threshold.bound == 0.01
+    values = np.random.default_rng(0).permutation(199)
+    threshold = metrics.calibrate(FixedMap(), [flawless(values[:100]), flawless(values[100:])], 0.01)
+    assert threshold.value == pytest.approx(197 / 255) and threshold.wanted == threshold.bound == 0.01
+    assert (threshold.patches, threshold.rolls) == (199, 2)
 
 
 def test_threshold_holds_on_new_patches_of_the_same_kind():
     rng = np.random.default_rng(1)
     rates = []
     for _ in range(200):
-        scores = np.sort(rng.random(150))[::-1]
-        k = max(int(0.05 * 151), 1)
-        rates.append((rng.random(400) > scores[k - 1]).mean())
+        calibration = metrics.Calibration(np.sort(rng.random(150))[::-1], 10)
+        threshold = calibration.threshold(0.05)
+        assert threshold.bound == pytest.approx(7 / 151), "7 of 150 may lie at or above it: 5 % of 151, rounded down"
+        rates.append((rng.random(400) > threshold.value).mean())
     assert np.mean(rates) <= 0.05
 
 
-def test_too_few_patches_are_said():
-    image = np.zeros((256, 256 * 20), np.uint8)
-    threshold = metrics.calibrate(FixedMap(), [roll(image)], 0.01)
-    assert threshold.bound == pytest.approx(1 / 21)
+def test_one_calibration_serves_every_rate_down_to_the_finest():
+    calibration = metrics.calibration_scores(FixedMap(), [flawless(range(48))])
+    assert calibration.finest_rate == pytest.approx(1 / 49) and calibration.scores.dtype == np.float64
+    assert np.array_equal(calibration.scores, np.sort(calibration.scores)[::-1])
+    finest = calibration.threshold(calibration.finest_rate)  # 1 / 49 * 49 is less than 1 in binary
+    assert finest.value == pytest.approx(47 / 255) and finest.bound == pytest.approx(1 / 49)
+    assert calibration.threshold(0.5).value == pytest.approx(24 / 255), "24 of 49, rounded down"
+
+
+def test_a_rate_that_cannot_be_promised_is_refused():
+    """1 % takes 99 patches: with 10 a roll, 10 rolls."""
+    rolls = [flawless([1] * 10), flawless([2] * 10)]
+    with pytest.raises(InputError, match=r"rate: 0.01; expected 0.04762 or more.* 20 patches of 2 .*about 10 rolls"):
+        metrics.calibrate(FixedMap(), rolls, 0.01)
+    assert metrics.calibrate(FixedMap(), rolls, 0.04762).value == pytest.approx(2 / 255), "the rate that it names"
+    assert metrics.Calibration(np.ones(99), 10).threshold(0.01).bound == 0.01
+    with pytest.raises(InputError, match="about 11 rolls"):  # 9.8 a roll
+        metrics.Calibration(np.ones(98), 10).threshold(0.01)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 2, -0.1, float("nan")])
+def test_a_rate_is_a_share(rate):
+    with pytest.raises(InputError, match="rate: .*between 0 and 1"):
+        metrics.calibrate(FixedMap(), [flawless(range(20))], rate)
+
+
+def test_nothing_is_calibrated_on_defects_or_on_nothing():
+    image, mask = np.zeros((256, 512), np.uint8), np.zeros((256, 512), bool)
     with pytest.raises(InputError, match="no patch in 0 rolls"):
-        metrics.calibrate(FixedMap(), [], 0.01)
-    with pytest.raises(InputError, match="rate: 2"):
-        metrics.calibrate(FixedMap(), [roll(image)], 2)
-
-
-def test_pixel_histogram_agrees_with_scikit_learn():
-    rng = np.random.default_rng(0)
-    labels = rng.random(50_000) < 0.02
-    scores = np.clip(rng.beta(0.3, 3, 50_000) + 0.2 * labels * rng.random(50_000), 1e-6, 1).astype(np.float32)
-    histogram = metrics.PixelHistogram()
-    for part in np.split(np.arange(50_000), 5):
-        histogram.add(scores[part], labels[part])
-    assert histogram.auroc() == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
-    assert histogram.average_precision() == pytest.approx(average_precision_score(labels, scores), abs=1e-4)
-
-
-def test_degenerate_cases_are_not_numbers():
-    histogram = metrics.PixelHistogram()
-    histogram.add(np.ones(4, np.float32), np.zeros(4, bool))
-    values = [histogram.auroc(), histogram.average_precision(), metrics.auroc([0, 0], [1, 2])]
-    values += [metrics.average_precision([0, 0], [1, 2]), metrics.decision_figures([0], [0.1], 0.5)["recall"]]
-    assert np.isnan(values).all()
+        metrics.calibrate(FixedMap(), [])
+    with pytest.raises(InputError, match="no patch in 1 rolls"):
+        metrics.calibrate(FixedMap(), [roll(image, edges=(0, 255), defect="000")])
+    with pytest.raises(InputError, match="0001_019_00: a roll with a defect"):
+        metrics.calibrate(FixedMap(), [roll(image, defect="000"), roll(image)])
+    mask[3, 3] = True
+    with pytest.raises(InputError, match="0001_000_00: a roll with a defect"):
+        metrics.calibrate(FixedMap(), [roll(image, mask, defect="000")])
 
 
 def test_decision_figures_by_hand():
@@ -70,7 +87,29 @@ def test_decision_figures_by_hand():
     assert (figures["true_positives"], figures["false_negatives"]) == (2, 1)
     assert (figures["false_positives"], figures["true_negatives"]) == (1, 3)
     assert figures["recall"] == pytest.approx(2 / 3) and figures["precision"] == pytest.approx(2 / 3)
+    assert figures["f1"] == pytest.approx(2 / 3)
     assert figures["false_alarm_rate"] == pytest.approx(1 / 4), "a score equal to the threshold is no alarm"
+
+
+def test_degenerate_cases_are_not_numbers():
+    values = [metrics.auroc([0, 0], [1, 2]), metrics.auroc([], []), metrics.average_precision([0, 0], [1, 2])]
+    values += [metrics.f1_max_upper_bound([0, 0], [1, 2]), metrics.share(0, 0)]
+    nothing = metrics.decision_figures([], [], 0.5)
+    values += [nothing[name] for name in ("recall", "precision", "f1", "false_alarm_rate")]
+    assert np.isnan(values).all()
+    one = metrics.decision_figures([1], [0.1], 0.5)
+    assert one["recall"] == 0 and one["f1"] == 0 and np.isnan(one["precision"])
+
+
+def test_the_best_f1_is_that_over_all_thresholds():
+    assert metrics.f1_max_upper_bound([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]) == pytest.approx(0.8)  # 2 of 2, 1 false
+    assert metrics.f1_max_upper_bound([1, 1, 0], [0.5, 0.5, 0.5]) == pytest.approx(0.8), "ties are called together"
+    rng = np.random.default_rng(0)
+    labels = rng.random(300) < 0.2
+    scores = np.round(rng.random(300) + 0.3 * labels, 2)
+    best = max(f1_score(labels, scores >= level) for level in np.unique(scores))
+    assert metrics.f1_max_upper_bound(labels, scores) == pytest.approx(best)
+    assert best >= metrics.decision_figures(labels, scores, 0.9)["f1"]
 
 
 @pytest.fixture
@@ -88,7 +127,26 @@ def test_hits_misses_false_alarms_and_distance(scene):
     assert [defect.hit for defect in sorted(outcome.defects, key=lambda d: d.centroid[1])] == [True, False, False]
     hit = next(defect for defect in outcome.defects if defect.hit)
     assert hit.pixels == 16 and hit.centroid == (101.5, 201.5) and hit.distance == pytest.approx(8.0)
-    assert [(row // 10, column // 10) for row, column, _ in outcome.false_alarms] == [(20, 50)]
+    assert hit.coverage == 0, "hit from beside it: none of its own pixels is above the threshold"
+    assert outcome.false_alarms == [(200, 500, pytest.approx(0.8))]
+
+
+def test_coverage_is_a_share_of_the_defects_own_pixels(scene):
+    defective, scores = scene
+    scores[100:104, 200:203] = 0.7  # three of four columns
+    scores[100, 203] = 0.5  # equal to the threshold: not above it
+    first = min(metrics.match_defects(defective, scores, 0.5).defects, key=lambda d: d.centroid[1])
+    assert first.coverage == pytest.approx(12 / 16) and first.score == pytest.approx(0.9)
+
+
+def test_the_distance_weighs_scores_and_joins_regions_on_one_defect():
+    """A line with an alarm of 0.9 at one end and one of 0.6 at the other: the centre lies nearer to the first."""
+    mask, scores = np.zeros((64, 256), bool), np.zeros((64, 256), np.float32)
+    mask[30, 50:151] = True
+    scores[30, 50], scores[30, 150] = 0.9, 0.6
+    (defect,) = metrics.match_defects(roll(np.zeros((64, 256), np.uint8), mask), scores, 0.5).defects
+    assert defect.centroid == (30, 100) and defect.distance == pytest.approx(100 - (0.9 * 50 + 0.6 * 150) / 1.5)
+    assert defect.coverage == pytest.approx(2 / 101)
 
 
 def test_specks_within_reach_are_one_defect():
@@ -102,7 +160,7 @@ def test_a_perfect_map_has_distance_zero(scene):
     defective, _ = scene
     outcome = metrics.match_defects(defective, defective.mask.astype(np.float32), 0.5)
     assert all(defect.hit and defect.distance == pytest.approx(0, abs=1e-6) for defect in outcome.defects)
-    assert not outcome.false_alarms
+    assert all(defect.coverage == 1 for defect in outcome.defects) and not outcome.false_alarms
 
 
 def test_no_mask_means_every_alarm_is_false(scene):

@@ -1,0 +1,82 @@
+"""How many whole rolls a second, and in how much memory; beside the authors' networks, patch by patch.
+
+    python benchmarks/inference.py [--peer DIR]
+
+Ours is `DraemDetector.predict` with the shipped checkpoint on all of a simulated roll of 256 x 4096 pixels: from grey
+levels to the levelled map, in float32 and in bfloat16 where the processor computes in it (`rolls_per_s` is the faster
+of the two). DIR is a checkout of VitjanZ/DRAEM; its two networks see the same roll as sixteen patches of 256 x 256, one
+at a time as its test script does, in float32, without gradients, the softmax included and nothing else. Medians; the
+peer runs after ours. `peak_memory_mb` is the most that the process held up to then: Python, PyTorch, roll and networks.
+The last line is one JSON object; a record is written with --record FILE.
+"""
+
+import resource
+import sys
+
+import numpy as np
+import torch
+from record import ROOT, load_peer, medians, run_speed, speed_parser
+
+from draem_aitex import loom
+from draem_aitex.inference import DraemDetector
+from draem_aitex.machine import computes_in_bfloat16, pick_device
+
+PATCH, PATCHES = 256, 16
+CHECKPOINT = ROOT / "checkpoints" / "compact_loom.pt"
+
+
+def main():
+    parser = speed_parser(__doc__)
+    parser.add_argument("--peer-runs", type=int, default=3, help="patches of the peer whose median counts (default: 3)")
+    return run_speed(parser, measure)
+
+
+def measure(options):
+    device = pick_device(options.device)
+    roll, _ = loom.simulate_roll("01", generator=np.random.default_rng(0), width=PATCH * PATCHES)
+    precisions = ["float32"] + (["bfloat16"] if computes_in_bfloat16(device) else [])
+    tasks = {}
+    for precision in precisions:
+        detector, _ = DraemDetector.load(CHECKPOINT, device, quiet=True, bfloat16=precision == "bfloat16")
+        tasks[precision] = lambda detector=detector: detector.predict(roll, (0, roll.shape[1]), "01")
+    seconds = medians(tasks, options.runs, device)
+    result = {
+        "rolls_per_s": 1 / min(seconds.values()),
+        "peer_rolls_per_s": None,
+        "rolls_per_s_ratio": None,
+        "peak_memory_mb": _peak_memory(),
+        **{f"rolls_per_s_{precision}": 1 / seconds[precision] for precision in precisions},
+    }
+    if options.peer is not None:
+        taken = medians({"patch": _peer(options.peer, device)}, options.peer_runs, device, warm_up=1)
+        result["peer_rolls_per_s"] = 1 / (PATCHES * taken["patch"])
+        result["rolls_per_s_ratio"] = result["rolls_per_s"] / result["peer_rolls_per_s"]
+    print(f"simulated fabric, {device}, medians of {options.runs} runs; the peer of {options.peer_runs} patches")
+    for precision in precisions:
+        print(f"{precision}: {1 / seconds[precision]:.1f} rolls a second")
+    return result
+
+
+def _peak_memory():
+    """Most memory the process has held so far, in MB of 2^20 bytes."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _peer(folder, device):
+    """The authors' networks on one patch."""
+    networks = load_peer(folder, "model_unet.py")
+    with torch.random.fork_rng():
+        reconstructive = networks.ReconstructiveSubNetwork(in_channels=3, out_channels=3).to(device).eval()
+        discriminative = networks.DiscriminativeSubNetwork(in_channels=6, out_channels=2).to(device).eval()
+    patch = torch.rand(1, 3, PATCH, PATCH, generator=torch.Generator(device).manual_seed(0), device=device)
+
+    @torch.inference_mode()
+    def score():
+        return torch.softmax(discriminative(torch.cat([reconstructive(patch), patch], dim=1)), dim=1)
+
+    return score
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""How a map becomes scores: smoothing widths, and levels of fabrics or none, on development rolls.
+
+    python benchmarks/scores.py --data data/aitex
+
+The shipped checkpoint's maps, smoothed by a Gaussian of each width and by the mean over 21 x 21 pixels of the authors'
+test script. Every variant has its own fabric levels and its own threshold, both from the calibration rolls (1 % of
+flawless patches called falsely); judged are the development rolls alone, so that a choice made from this table leaves
+the test rolls untouched. The last line is one JSON object; a record is written with --record FILE.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from record import ROOT, circumstances, write
+
+from draem_aitex import aitex, fabric, metrics
+from draem_aitex.checkpoint import load_checkpoint, load_model
+from draem_aitex.errors import InputError
+from draem_aitex.inference import DraemDetector, logit
+from draem_aitex.patcher import patch_maxima
+
+CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
+WIDTHS = (0, 0.7, 1, 1.5, 2, 4)  # standard deviations, px; 0 is the map as it is
+MEAN = 21  # px
+RATE = 0.01
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("AITEX_DIR"), help="AITEX folder (or AITEX_DIR)")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the result there as well")
+    options = parser.parse_args()
+    try:
+        if options.data is None:
+            raise InputError("--data: not given and AITEX_DIR not set; expected an AITEX folder; give one")
+        result = measure(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.record is not None:
+        command = f"python benchmarks/scores.py --data DIR --checkpoint {options.checkpoint.name}"
+        write(options.record, {**circumstances(command), **result})
+    print(json.dumps(result))
+    return 0
+
+
+def measure(options):
+    collection = aitex.scan(options.data)
+    split = aitex.split_records(collection.records)
+    model = load_model(load_checkpoint(options.checkpoint), options.checkpoint)
+    calibration = fabric.load_rolls(split.calibration)
+    development = [roll for roll in fabric.load_rolls(split.development) if roll.mask is not None and roll.mask.any()]
+    rolls = [*calibration, *development]
+    maps = list(DraemDetector(model).predict_rolls(rolls))
+    smoothings = {f"sigma {width:g}": lambda scores, width=width: gaussian(scores, width) for width in WIDTHS}
+    smoothings[f"mean {MEAN} x {MEAN}"] = lambda scores: cv2.blur(scores, (MEAN, MEAN))
+    variants = {}
+    print(f"{collection.source}, {len(development)} development rolls")
+    for name, smooth in smoothings.items():
+        scores = [logit(patch_maxima(smooth(found), roll.edges)) for found, roll in zip(maps, rolls, strict=True)]
+        for levelled in (True, False):
+            row = judge(scores, calibration, development, levelled)
+            variants[name + ("" if levelled else ", no levels")] = row
+            print(
+                f"{name:13} {'levels' if levelled else 'none':7}", {key: round(value, 3) for key, value in row.items()}
+            )
+    return {"source": collection.source, "part": "development", "rate": RATE, "variants": variants}
+
+
+def gaussian(scores, width):
+    return cv2.GaussianBlur(scores, (0, 0), width) if width else scores
+
+
+def judge(scores, calibration, development, levelled):
+    """Figures of the development rolls' patches, from the logits of all rolls' patches."""
+    flawless, rest = scores[: len(calibration)], scores[len(calibration) :]
+    levels = dict.fromkeys({roll.fabric for roll in [*calibration, *development]}, 0.0)
+    if levelled:
+        for code in {roll.fabric for roll in calibration}:
+            of_fabric = [part for part, roll in zip(flawless, calibration, strict=True) if roll.fabric == code]
+            levels[code] = np.quantile(np.concatenate(of_fabric), 0.9)
+    flawless = np.concatenate([part - levels[roll.fabric] for part, roll in zip(flawless, calibration, strict=True)])
+    judged = np.concatenate([part - levels[roll.fabric] for part, roll in zip(rest, development, strict=True)])
+    labels = np.concatenate([patch_maxima(roll.mask, roll.edges) for roll in development]).astype(bool)
+    threshold = np.sort(flawless)[-max(1, int(RATE * (len(flawless) + 1)))]
+    return {
+        "patch_auroc": metrics.auroc(labels, judged),
+        "patch_ap": metrics.average_precision(labels, judged),
+        "patches": len(labels),
+        "positive_patches": int(labels.sum()),
+        "patches_found": int((judged[labels] > threshold).sum()),
+        "false_alarms": int((judged[~labels] > threshold).sum()),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Pictures of one's own under inspection: which files, which part of each is judged, and where something is found."""
+
+from collections import Counter
+
+import cv2
+import numpy as np
+
+from draem_aitex import fabric, metrics
+from draem_aitex.errors import InputError
+from draem_aitex.pictures import SUFFIXES, pictures_in, read_picture
+
+
+def find_pictures(paths, out):
+    """The picture files that `paths`, files and folders in any mixture, stand for: a list, folders by file name.
+
+    out: the folder of the results NAME.npy and NAME.png. Raises `InputError` for a folder without pictures, for two
+    pictures of one name, and for a picture that its own result would replace.
+    """
+    found = []
+    for path in paths:
+        inside = pictures_in(path) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"{path}: a folder without pictures; expected {', '.join(SUFFIXES)}; give another one")
+        found += inside
+    stems = Counter(path.stem for path in found)
+    twice = [path for path in found if stems[path.stem] > 1]
+    if twice:
+        first = twice[0]
+        second = next(path for path in twice[1:] if path.stem == first.stem)
+        raise InputError(f"{first} and {second}: one name for two results; expected different names; rename one")
+    for path in found:
+        if path.resolve() == (out / f"{path.stem}.png").resolve():
+            raise InputError(f"{path}: its own result would replace it; expected another folder; choose another --out")
+    return found
+
+
+def part_to_judge(path):
+    """The columns of a picture to judge, and what its user should know of the file: `(edges, notes)`.
+
+    The fabric's columns; all of them where no fabric is found, as in a close-up or a cloth without a repeat. Raises
+    `InputError` for a file that is no readable picture.
+    """
+    image, notes = read_picture(path)
+    try:
+        return fabric.fabric_edges(image), notes
+    except InputError as error:
+        reason = str(error).split(";")[0]
+        return (0, image.shape[1]), [*notes, f"{reason}; judged as a whole"]
+
+
+def regions(scores, threshold):
+    """Where a map passes the threshold: a list of dicts, the highest score first.
+
+    As in `metrics.match_defects`, pixels above the threshold belong together where they touch (8-neighbourhood) once
+    they are dilated by 12 px. `row`, `column`, `height`, `width`: the smallest box around a region's pixels, not
+    dilated; `pixels`: their number; `score`: the highest of them.
+
+    scores: float32 `(H, W)`.
+    """
+    called = scores > threshold
+    if not called.any():
+        return []
+    _, places = cv2.connectedComponents(metrics.dilate(called).astype(np.uint8), connectivity=8)
+    rows, columns = np.nonzero(called)
+    places = places[called]
+    order = np.argsort(places, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(places[order])) + 1)
+    found = [_region(rows[group], columns[group], scores) for group in groups]
+    return sorted(found, key=lambda region: -region["score"])
+
+
+def _region(rows, columns, scores):
+    return {
+        "row": int(rows.min()),
+        "column": int(columns.min()),
+        "height": int(np.ptp(rows)) + 1,
+        "width": int(np.ptp(columns)) + 1,
+        "pixels": len(rows),
+        "score": float(scores[rows, columns].max()),
+    }
+
+
+def record(path, fabric_code, scores, threshold, edges, notes):
+    """What was found in one picture: a dict of plain values, for JSON."""
+    score = float(scores.max())
+    return {
+        "path": str(path),
+        "score": score,
+        "threshold": threshold,
+        "verdict": "defect" if score > threshold else "ok",
+        "fabric": fabric_code,
+        "edges": list(edges),
+        "regions": regions(scores, threshold),
+        "notes": notes,
+    }
