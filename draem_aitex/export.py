@@ -11,7 +11,7 @@ from torch import nn
 from draem_aitex.card import headline
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
-from draem_aitex.inference import FLOOR
+from draem_aitex.inference import FLOOR, smallest_window
 
 OPSET = 17  # of ONNX; read by ONNX Runtime 1.12 (2022) and newer
 
@@ -20,33 +20,58 @@ class WholePicture(nn.Module):
     """`DraemDetector.predict` for the fabric part of a picture, in operations that ONNX has.
 
     image: uint8 `(H, W)`, grey levels, any H and W; fabric: int64 `(1,)`, the place of the picture's fabric in the list
-    of calibrated fabrics, -1 for any other. Returns float32 `(H, W)` from 1e-6 to 1. The picture is seen in one pass.
+    of calibrated fabrics, -1 for any other. Returns float32 `(H, W)` from 1e-6 to 1. What lies on the poolings' grid is
+    seen in one pass, rows and columns left over at the end by passes that end with the picture (`inference.windows`).
+
+    The exporter follows one example and writes down what was done with its sides; so there are sums here and no ifs.
     """
 
     def __init__(self, detector):
         super().__init__()
         self.model = detector.model
+        config = self.model.config
+        self.multiple, self.last = config.multiple, smallest_window(config.reach, config.multiple)
         levels = list(detector.levels.values())
         factors = [float(np.exp(np.median(levels) - level)) for level in levels]
         self.register_buffer("factors", torch.tensor([*factors, 1.0]))  # the last one is that of place -1
 
     def forward(self, image, fabric):
         height, width = image.shape
-        config = self.model.config
-        rows, columns = mirrored(height, config.multiple), mirrored(width, config.multiple)
+        rows, columns = (self._mirrored(side) for side in (height, width))
         padded = (image[None, None].float() / 255).index_select(2, rows).index_select(3, columns)
-        reconstruction = self.model.reconstructive(padded)
-        logits = self.model.discriminative(torch.cat([reconstruction, padded], dim=1))[0, :, :height, :width]
-        scores = torch.sigmoid(logits[1] - logits[0] if config.classes == 2 else logits[0]).clamp_min(FLOOR)
+        scores = self._both_ends(padded, 2, lambda part: self._both_ends(part, 3, self._score))
+        scores = scores[0, 0, :height, :width]
         factor = self.factors[fabric]
         return (scores * factor / (1 + scores * (factor - 1))).clamp(FLOOR, 1)
 
+    def _score(self, part):
+        """Scores `(1, 1, H, W)` of a part whose sides lie on the grid."""
+        reconstruction = self.model.reconstructive(part)
+        logits = self.model.discriminative(torch.cat([reconstruction, part], dim=1))
+        logits = logits[:, 1:] - logits[:, :1] if self.model.config.classes == 2 else logits
+        return torch.sigmoid(logits).clamp_min(FLOOR)
 
-def mirrored(side, multiple):
-    """The indices of `networks.mirror_to_multiple` for one side, written so that a traced side stays variable."""
-    period = 2 * (side - 1) + (side == 1)
-    index = torch.arange(side + -side % multiple) % period
-    return torch.minimum(index, period - index)
+    def _both_ends(self, picture, axis, score):
+        """Score what fills the grid from the beginning and, beside it, a window that ends with the picture."""
+        side = picture.shape[axis]
+        whole, over = side - side % self.multiple, side % self.multiple > 0
+        last = whole + (self.last - whole) * (self.last < whole)
+        last = last * over + self.multiple * (side % self.multiple == 0)  # nothing left over: a small one, not used
+        cut = (whole + side - last) // 2 * over + side * (side % self.multiple == 0)
+        before, behind = slice(0, whole), slice(side - last, side)
+        kept, rest = slice(0, cut), slice(cut - (side - last), last)
+        if axis == 2:
+            parts = score(picture[:, :, before])[:, :, kept], score(picture[:, :, behind])[:, :, rest]
+        else:
+            parts = score(picture[..., before])[..., kept], score(picture[..., behind])[..., rest]
+        return torch.cat(parts, dim=axis)
+
+    def _mirrored(self, side):
+        """Indices of a side, mirrored until it has a place on the grid: what `networks.mirror_to_multiple` does."""
+        length = side + (self.multiple - side) * (side < self.multiple)
+        period = 2 * (side - 1) + (side == 1)
+        index = torch.arange(length) % period
+        return torch.minimum(index, period - index)
 
 
 def export(detector, content, path):

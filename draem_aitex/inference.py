@@ -117,16 +117,21 @@ def windows(length, most, margin, multiple):
     whole = length // multiple * multiple
     if not whole:
         return [((0, length), (0, length))]
-    step = math.lcm(WINDOW_STEP, multiple)
-    smallest = math.ceil(2 * (margin + multiple) / step) * step  # less would show no pixel in full
+    step, smallest = math.lcm(WINDOW_STEP, multiple), smallest_window(margin, multiple)
     found = _on_the_grid(whole, max(most // step * step, smallest), margin, multiple, step)
     if whole == length:
         return found
     last = min(smallest, whole)
-    cut = length - last // 2
+    cut = (whole + length - last) // 2  # as far from the end of the one as from the beginning of the other
     found = [(window, (own[0], min(own[1], cut))) for window, own in found if own[0] < cut]
     window, own = found[-1]
     return [*found[:-1], (window, (own[0], cut)), ((length - last, length), (cut, length))]
+
+
+def smallest_window(margin, multiple):
+    """Rows or columns that a window needs at least, or it would show no pixel with all of its context."""
+    step = math.lcm(WINDOW_STEP, multiple)
+    return math.ceil(2 * (margin + multiple) / step) * step
 
 
 def _on_the_grid(whole, most, margin, multiple, step):

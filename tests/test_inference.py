@@ -35,8 +35,8 @@ def test_windows_cover_every_column_once_and_with_context(width, most, margin, m
         assert (last - first) % multiple == 0 or width < multiple, "nothing is padded on"
         assert first % multiple == 0 or last == width
         assert last - first <= max(most, 2 * (margin + multiple) + inference.WINDOW_STEP)
-        assert own_first - first >= min(margin, width // 2 - multiple) or own_first == 0
-        assert last - own_last >= min(margin, width // 2 - multiple) or own_last == width
+        assert own_first - first >= min(margin, (width - 3 * multiple) // 2) or own_first == 0
+        assert last - own_last >= min(margin, (width - 3 * multiple) // 2) or own_last == width
 
 
 def test_reach_is_what_can_matter_to_a_pixel(model):
@@ -93,21 +93,21 @@ def test_many_rolls_are_scored_as_each_by_itself(model):
             assert np.abs(one - together).max() < 1e-5
 
 
-def test_the_memory_bound_holds(tmp_path):
-    """In a process of its own: what the networks take beyond a small picture's peak stays under the bound."""
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory the process holds")
+def test_the_memory_bound_holds():
+    """In a process of its own: what the networks add to what was held before stays under the bound."""
     code = """
-import resource, sys, numpy as np
+import resource, numpy as np
 from draem_aitex import inference, networks
 model = networks.build_draem("compact").eval()
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-image = np.random.default_rng(0).integers(0, 255, (256, 8192)).astype(np.uint8)
-inference.anomaly_map(model, image[:, :512], (0, 512), 200)
-before = peak()
-scores = inference.anomaly_map(model, image, (0, 8192), 200)
-print(peak() - before - 3 * image.nbytes * 4 / 2**20)
+image = np.random.default_rng(0).integers(0, 255, (256, 16384)).astype(np.uint8)
+inference.anomaly_map(model, image[:, :512], (0, 512), 600)
+before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+scores = inference.anomaly_map(model, image, (0, 16384), 600)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before - scores.nbytes / 2**20)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 0 < float(done.stdout) < 200
+    assert 100 < float(done.stdout) < 600
 
 
 def test_sixteen_bits_change_scores_little(model):
