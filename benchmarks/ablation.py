@@ -126,8 +126,9 @@ def run_all(options):
 
 def judge(model, calibration, development):
     """Figures of one model on the development rolls' patches."""
-    detector = Remembering(DraemDetector(model, fabric_levels(model, calibration)))
-    thresholds = {rate: metrics.calibrate(detector, calibration, rate).value for rate in (0.01, 0.05)}
+    detector = DraemDetector(model, fabric_levels(model, calibration))
+    calibrated = metrics.calibration_scores(detector, calibration)
+    thresholds = {rate: calibrated.threshold(rate).value for rate in (0.01, 0.05)}
     scores, sizes, picks = [], [], []
     for roll in development:
         if roll.mask is None or not roll.mask.any():
@@ -148,18 +149,6 @@ def judge(model, calibration, development):
     for rate, threshold in thresholds.items():
         figures[f"false_alarms_at_{rate:.0%}"] = int((scores[flawless] > threshold).sum())
     return figures
-
-
-class Remembering:
-    """A detector that keeps its maps: the calibration rolls are asked for once per rate."""
-
-    def __init__(self, detector):
-        self.detector, self.maps = detector, {}
-
-    def predict(self, image, edges, fabric):
-        if id(image) not in self.maps:
-            self.maps[id(image)] = self.detector.predict(image, edges, fabric)
-        return self.maps[id(image)]
 
 
 def patch_sums(mask, edges):

@@ -64,7 +64,9 @@ def _load_detector(options, say_to):
     from draem_aitex import card, inference, machine, metrics
 
     device = machine.pick_device(options.device)
-    detector, content = inference.DraemDetector.load(options.checkpoint, device, quiet=True)
+    detector, content = inference.DraemDetector.load(
+        options.checkpoint, device, quiet=True, bfloat16=getattr(options, "bfloat16", False)
+    )
     if "threshold" not in content:
         raise InputError(
             f"{options.checkpoint}: no threshold yet, its training was not finished; run the same train command again"
@@ -153,7 +155,7 @@ def inspect(options):
     records = []
     for path, (edges, notes) in parts.items():
         image = aitex.read_image(path)
-        scores = detector.predict(image, edges, codes[path])
+        scores = detector.predict(image, edges, codes[path] if detector.is_calibrated(codes[path]) else None)
         _write_array(options.out / f"{path.stem}.npy", scores)
         _write_picture(options.out / f"{path.stem}.png", plots.overlay(image, scores, threshold.value))
         records.append(inspection.record(path, codes[path], scores, threshold.value, edges, notes))

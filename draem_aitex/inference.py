@@ -1,6 +1,7 @@
 """Whole rolls: a roll's picture becomes an anomaly map of the same size, without seams and in bounded memory."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -208,8 +209,8 @@ class DraemDetector:
         """Anomaly map of a roll: float32 `(H, W)`, see `anomaly_map`.
 
         fabric: the roll's fabric code. Its logits are moved so that flawless cloth of every fabric reaches the same
-        level, the median of all fabrics'. For None, or a fabric that was not calibrated, they stay as they are;
-        `is_calibrated` says whether it was.
+        level, the median of all fabrics'. For None they stay as they are, and so they do, with a warning, for a fabric
+        that was not calibrated.
         """
         return self._levelled(anomaly_map(self.model, image, edges, self.memory_mb), edges, fabric)
 
@@ -229,6 +230,9 @@ class DraemDetector:
 
     def _levelled(self, scores, edges, fabric):
         if not self.is_calibrated(fabric):
+            if self.levels and fabric is not None:
+                known = ", ".join(self.levels)
+                warnings.warn(f"fabric {fabric}: not calibrated (known: {known}); scored as is", stacklevel=3)
             return scores
         cloth = scores[:, slice(*edges)]
         # In probabilities, p -> p e^s / (1 + p (e^s - 1)): the same as adding s to the logit, without its logarithms.

@@ -74,7 +74,7 @@ def test_info_says_what_a_checkpoint_is_and_loading_says_the_first_lines(checkpo
     content = load_checkpoint(kept)
     first = headline(content)
     assert card.startswith("# kept.pt\n") and all(f"{line}.  \n" in card for line in first)
-    assert "0.22 M weights, trained on simulated fabric" in first[0]
+    assert "0.50 M weights, trained on simulated fabric" in first[0]
     assert first[1].startswith("3 steps in ") and "seed 0, 20" in first[1] and first[2].startswith("test rolls: patch")
     assert "| | development rolls | test rolls |" in card and "Split by roll: 2 train, 1 calibration" in card
     assert "python -m draem_aitex train --data DIR --steps 3 --out model.pt`" in card
@@ -198,7 +198,7 @@ def test_other_bad_input(checkpoint, small_set, tmp_path, capsys):
     fails_with_one_line(capsys, [*train, "--fabric", "77"], "77", "01")
     fails_with_one_line(capsys, [*train, "--minutes", "-1"], "-1")
     fails_with_one_line(capsys, [*train, "--batch", "0"], "batch: 0")
-    fails_with_one_line(capsys, [*train, "--crop", "8"], "crop: 8 pixels; expected 16 or more")
+    fails_with_one_line(capsys, [*train, "--crop", "24"], "crop: 24 pixels; expected 32 or more")
     fails_with_one_line(capsys, [*train, "--seed", "-1"], "seed: -1")
     fails_with_one_line(capsys, [*train, "--save-seconds", "nan"], "save_seconds=nan")
     fails_with_one_line(capsys, ["train", "--data", small_set, "--out", tmp_path, "--steps", "1"], tmp_path, "a file")

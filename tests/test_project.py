@@ -121,6 +121,11 @@ WRONG = {  # one plausible wrong answer an exercise
         "def averaged(old, new, decay):\n    return decay * new + (1 - decay) * old",
         'too_low, as_it_should_be, too_high = "A", "B", "C"',
     ],
+    "06_Evaluate_DRAEM": [
+        "def level_for(scores, rate):\n    return np.quantile(scores, 1 - rate)",
+        "patches_needed = 1000",
+        "share_stopped = 0.12",
+    ],
 }
 
 
