@@ -151,8 +151,9 @@ def plot_training(log, sample=None):
         if names:
             axis.set_yscale("log")
             axis.set_ylabel("loss")
-            above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}  # it would cover a curve
-            axis.legend(fontsize=9, ncols=len(names), handlelength=1, columnspacing=1, frameon=False, **above)
+            narrow = {"fontsize": 9, "ncols": 3, "handlelength": 0.8, "handletextpad": 0.4, "columnspacing": 0.8}
+            # Above the axis: inside it would cover a curve.
+            axis.legend(**narrow, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
     axes[2].plot(log.get("step", []), log.get("learning_rate", []), color="black")
     if sample:
         for axis, (title, picture) in zip(lower.subplots(1, len(sample)), sample.items(), strict=True):
