@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from draem_aitex import aitex, fabric, loom, machine
+from draem_aitex.commands import check_writable
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
 
@@ -59,14 +60,13 @@ def run_speed(parser, measure):
         for name, value in vars(options).items():
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
-        if options.record is not None and not options.record.parent.is_dir():
-            raise InputError(f"{options.record}: folder {options.record.parent} does not exist; make it first")
+        check_writable(options.record)
         result = measure(options)
+        if options.record is not None:
+            write(options.record, {**circumstances("python " + " ".join(sys.argv), options.device), **result})
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.record is not None:
-        write(options.record, {**circumstances("python " + " ".join(sys.argv), options.device), **result})
     print(json.dumps(result))
     return 0
 

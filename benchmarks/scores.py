@@ -20,8 +20,9 @@ from record import ROOT, circumstances, write
 
 from draem_aitex import aitex, fabric, metrics
 from draem_aitex.checkpoint import load_checkpoint, load_model
+from draem_aitex.commands import check_writable
 from draem_aitex.errors import InputError
-from draem_aitex.inference import DraemDetector, logit
+from draem_aitex.inference import DraemDetector, held_out_levels, levels_of, logit
 from draem_aitex.patcher import patch_maxima
 
 CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
@@ -39,13 +40,14 @@ def main():
     try:
         if options.data is None:
             raise InputError("--data: not given and AITEX_DIR not set; expected an AITEX folder; give one")
+        check_writable(options.record)
         result = measure(options)
+        if options.record is not None:
+            command = f"python benchmarks/scores.py --data DIR --checkpoint {options.checkpoint.name}"
+            write(options.record, {**circumstances(command), **result})
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.record is not None:
-        command = f"python benchmarks/scores.py --data DIR --checkpoint {options.checkpoint.name}"
-        write(options.record, {**circumstances(command), **result})
     print(json.dumps(result))
     return 0
 
@@ -63,7 +65,7 @@ def measure(options):
     variants = {}
     print(f"{collection.source}, {len(development)} development rolls")
     for name, smooth in smoothings.items():
-        scores = [logit(patch_maxima(smooth(found), roll.edges)) for found, roll in zip(maps, rolls, strict=True)]
+        scores = [patch_maxima(smooth(found), roll.edges) for found, roll in zip(maps, rolls, strict=True)]
         for levelled in (True, False):
             row = judge(scores, calibration, development, levelled)
             variants[name + ("" if levelled else ", no levels")] = row
@@ -78,17 +80,23 @@ def gaussian(scores, width):
 
 
 def judge(scores, calibration, development, levelled):
-    """Figures of the development rolls' patches, from the logits of all rolls' patches."""
+    """Figures of the development rolls' patches, from all rolls' patch scores; levels as `DraemDetector` takes them."""
+    fabrics = [roll.fabric for roll in calibration]
     flawless, rest = scores[: len(calibration)], scores[len(calibration) :]
-    levels = dict.fromkeys({roll.fabric for roll in [*calibration, *development]}, 0.0)
-    if levelled:
-        for code in {roll.fabric for roll in calibration}:
-            of_fabric = [part for part, roll in zip(flawless, calibration, strict=True) if roll.fabric == code]
-            levels[code] = np.quantile(np.concatenate(of_fabric), 0.9)
-    flawless = np.concatenate([part - levels[roll.fabric] for part, roll in zip(flawless, calibration, strict=True)])
-    judged = np.concatenate([part - levels[roll.fabric] for part, roll in zip(rest, development, strict=True)])
+    levels = levels_of(flawless, fabrics) if levelled else {}
+    middle = float(np.median(list(levels.values()))) if levels else 0.0
+    own = [levels.get(code, middle) for code in fabrics]
+    others = held_out_levels(flawless, fabrics) if levelled else own
+    held_out = [
+        logit(part) + middle - (mine if other is None else other)
+        for part, mine, other in zip(flawless, own, others, strict=True)
+    ]
+    calibrated = metrics.Calibration(np.sort(np.concatenate(held_out))[::-1], len(calibration))
+    threshold = calibrated.threshold(max(RATE, calibrated.finest_rate)).value
+    judged = np.concatenate(
+        [logit(part) + middle - levels.get(roll.fabric, middle) for part, roll in zip(rest, development, strict=True)]
+    )
     labels = np.concatenate([patch_maxima(roll.mask, roll.edges) for roll in development]).astype(bool)
-    threshold = np.sort(flawless)[-max(1, int(RATE * (len(flawless) + 1)))]
     return {
         "patch_auroc": metrics.auroc(labels, judged),
         "patch_ap": metrics.average_precision(labels, judged),

@@ -33,6 +33,12 @@ DEFECTS = {
     "036": "weft crack",
 }
 
+
+def defect_name(code):
+    """A defect code in words, "unknown defect" for one that AITEX does not have."""
+    return DEFECTS.get(code, "unknown defect")
+
+
 FABRIC_FOLDERS = {
     "00": "2311694-2040n7u",
     "01": "2608691-202020u",
@@ -83,7 +89,7 @@ class Record:
     @property
     def defect_name(self):
         """The defect in words, "unknown defect" for a code that AITEX does not have."""
-        return DEFECTS.get(self.defect, "unknown defect")
+        return defect_name(self.defect)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A checkpoint in words: three lines whenever it is loaded, and its card, the Markdown page that lies beside it."""
 
+import math
+
 from draem_aitex.checkpoint import load_model
 from draem_aitex.networks import count_parameters
 
@@ -48,7 +50,7 @@ def headline(content, name="checkpoint"):
 def _in_words(part, figures):
     flawless = figures["patches"] - figures["positive_patches"]
     return (
-        f"{part} rolls: patch AUROC {figures['patch_auroc']:.3f} pooled, {figures['hits']} of {figures['defects']} "
+        f"{part} rolls: patch AUROC {number(figures['patch_auroc'])} pooled, {figures['hits']} of {figures['defects']} "
         f"defects hit, {figures['patch_false_positives']} of {flawless} flawless patches called falsely"
     )
 
@@ -78,5 +80,10 @@ def card(name, content):
     return "\n".join(lines)
 
 
+def number(value, digits=3):
+    """A figure in print; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
 def _cell(value):
-    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
+    return number(value) if isinstance(value, float) else f"{value:,}"

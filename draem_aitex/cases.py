@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from draem_aitex.aitex import DEFECTS
+from draem_aitex.aitex import defect_name
 from draem_aitex.metrics import dilate
 
 REACH = 64  # pixels shown to each side of a missed defect or a false alarm
@@ -27,7 +27,7 @@ class Case:
 
 def missed_case(roll, scores, defect):
     """The `Case` of a defect that was not hit. roll: `fabric.Roll`; scores: its map; defect: a `DefectOutcome`."""
-    title = f"{roll.name}: {DEFECTS.get(defect.defect, '?')}, {defect.pixels} px, score {defect.score:.3f}"
+    title = f"{roll.name}: {defect_name(defect.defect)}, {defect.pixels} px, score {defect.score:.3f}"
     return Case(title, *_crops(roll, scores, *defect.centroid), defect.score)
 
 
@@ -80,7 +80,7 @@ def _strip_title(roll, scores, outcome):
     alarms = f"{count} false alarm{'' if count == 1 else 's'}"
     if roll.defect == "000":
         return f"{roll.name}: flawless, {alarms}, {score}"
-    name = DEFECTS.get(roll.defect, "unknown defect")
+    name = defect_name(roll.defect)
     if not outcome.defects:
         return f"{roll.name}: {name}, no mask: counts at roll level only, {score}"
     hits = sum(defect.hit for defect in outcome.defects)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -59,9 +60,9 @@ def open_data(folder):
     return collection
 
 
-def _load_detector(options, say_to):
-    """Detector, content and threshold of a checkpoint; what it is goes to the stream `say_to`."""
-    from draem_aitex import card, inference, machine, metrics
+def _load_detector(options):
+    """Detector, content and threshold of a checkpoint."""
+    from draem_aitex import inference, machine, metrics
 
     device = machine.pick_device(options.device)
     detector, content = inference.DraemDetector.load(
@@ -71,22 +72,30 @@ def _load_detector(options, say_to):
         raise InputError(
             f"{options.checkpoint}: no threshold yet, its training was not finished; run the same train command again"
         )
-    for line in card.headline(content, options.checkpoint):
-        print(f"{options.checkpoint.name}: {line}", file=say_to)
     return detector, content, metrics.Threshold(**content["threshold"])
+
+
+def _lines_about(options, content):
+    """What a checkpoint is, each line with its name."""
+    from draem_aitex import card
+
+    return [f"{options.checkpoint.name}: {line}" for line in card.headline(content, options.checkpoint)]
 
 
 def evaluate(options):
     """Test on unseen rolls: a table, and JSON and HTML where asked for."""
     from draem_aitex import card, checkpoint, report
 
-    check_writable(options.json)
-    check_writable(options.report)
-    if options.keep and options.false_alarm_rate is not None:
-        raise InputError("--keep: with --false-alarm-rate; expected the checkpoint's own threshold; leave one out")
-    detector, content, threshold = _load_detector(options, sys.stdout)
+    check_writable(options.json, ".json")
+    check_writable(options.report, ".html")
+    if options.mm_per_px is not None and not 0 < options.mm_per_px < math.inf:
+        raise InputError(f"--mm-per-px {options.mm_per_px:g}: expected millimetres above 0; leave it out if unknown")
+    if options.keep and (options.bfloat16 or options.false_alarm_rate is not None):
+        raise InputError("--keep: with another threshold or sixteen bits; expected the checkpoint's own; leave one out")
+    detector, content, threshold = _load_detector(options)
     if options.false_alarm_rate is not None:
         threshold = _threshold_for(options, content)
+    print("\n".join(_lines_about(options, content)))
     collection = open_data(options.data)
     if options.keep and collection.source != content["source"]:
         raise InputError(
@@ -108,14 +117,13 @@ def evaluate(options):
     }
     print(report.table(figures))
     if options.keep:
-        kept = {**content.get("figures", {}), options.part: card.kept_figures(figures)}
-        checkpoint.save_checkpoint(options.checkpoint, {**content, "figures": kept})
+        content["figures"] = {**content.get("figures", {}), options.part: card.kept_figures(figures)}
+        checkpoint.save_checkpoint(options.checkpoint, content)
     _write_json(options.json, report.without_nan(figures))
     if options.report is not None:
         from draem_aitex import page  # with matplotlib
 
-        lines = [f"{options.checkpoint.name}: {line}" for line in card.headline(content, options.checkpoint)]
-        _write(options.report, page.html_page(evaluation, figures, lines).encode())
+        _write(options.report, page.html_page(evaluation, figures, _lines_about(options, content)).encode())
 
 
 def _threshold_for(options, content):
@@ -128,7 +136,11 @@ def _threshold_for(options, content):
             "--false-alarm-rate; leave the option out, or train anew"
         )
     kept = content["calibration"]
-    return metrics.Calibration(np.array(kept["scores"]), kept["rolls"]).threshold(options.false_alarm_rate)
+    calibration = metrics.Calibration(np.array(kept["scores"]), kept["rolls"])
+    try:
+        return calibration.threshold(options.false_alarm_rate)
+    except InputError as error:
+        raise InputError(f"--false-alarm-{error}") from None
 
 
 def inspect(options):
@@ -138,27 +150,32 @@ def inspect(options):
     """
     from draem_aitex import inspection, plots
 
-    if options.json is not None and options.json.parent != options.out:  # that folder may be new
-        check_writable(options.json)
     paths = inspection.find_pictures(options.images, options.out)
+    if options.json is not None and options.json.parent != options.out:  # that folder may be new
+        check_writable(options.json, ".json", paths)
     parts = {path: inspection.part_to_judge(path) for path in paths}
-    detector, _, threshold = _load_detector(options, sys.stderr)
+    detector, content, threshold = _load_detector(options)
     known = ", ".join(detector.levels) or "none"
     if options.fabric is not None and not detector.is_calibrated(options.fabric):
         raise InputError(f"--fabric {options.fabric}: not calibrated; expected one of {known}, or leave it out")
+    print("\n".join(_lines_about(options, content)), file=sys.stderr)
     codes = {path: options.fabric or aitex.fabric_code(path) for path in paths}
     strangers = sum(not detector.is_calibrated(code) for code in codes.values())
-    if strangers and detector.levels:
-        of = f"{strangers} of {len(paths)} pictures"
-        print(f"note: {of} name no calibrated fabric ({known}): scored as is; --fabric names it", file=sys.stderr)
+    if strangers:
+        print(
+            f"note: {strangers} of {len(paths)} pictures name no calibrated fabric ({known}): scored as is, and the "
+            "threshold's false-alarm rate does not hold for them; --fabric names it",
+            file=sys.stderr,
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     records = []
     for path, (edges, notes) in parts.items():
         image = aitex.read_image(path)
-        scores = detector.predict(image, edges, codes[path] if detector.is_calibrated(codes[path]) else None)
+        levelled = detector.is_calibrated(codes[path])
+        scores = detector.predict(image, edges, codes[path] if levelled else None)
         _write_array(options.out / f"{path.stem}.npy", scores)
         _write_picture(options.out / f"{path.stem}.png", plots.overlay(image, scores, threshold.value))
-        records.append(inspection.record(path, codes[path], scores, threshold.value, edges, notes))
+        records.append(inspection.record(path, codes[path], levelled, scores, threshold.value, edges, notes))
         _print_record(records[-1])
     _write_json(options.json, {"checkpoint": options.checkpoint.name, "pictures": records})
     defective = any(record["verdict"] == "defect" for record in records)
@@ -179,10 +196,9 @@ def export(options):
     """Write the networks of a checkpoint as ONNX, with preprocessing and calibration inside."""
     from draem_aitex import export
 
-    check_writable(options.file)
-    if options.file.suffix != ".onnx":
-        raise InputError(f"{options.file}: the file to write; expected a name that ends in .onnx; choose another name")
-    detector, content, threshold = _load_detector(options, sys.stderr)
+    check_writable(options.file, ".onnx")
+    detector, content, threshold = _load_detector(options)
+    print("\n".join(_lines_about(options, content)), file=sys.stderr)
     size = export.export(detector, content, options.file)
     fabrics = ", ".join(detector.levels) or "none"
     print(f"{options.file}: ONNX, {size / 1e6:.1f} MB, threshold {threshold.value:.4f}, calibrated fabrics {fabrics}")
@@ -195,8 +211,12 @@ def info(options):
     print(card.card(options.checkpoint.name, checkpoint.load_checkpoint(options.checkpoint)), end="")
 
 
-def check_writable(path):
-    """Before any work: a result that cannot be written is bad input."""
+def check_writable(path, ending=None, inputs=()):
+    """Before any work: a result that cannot be written, or that would replace an input, is bad input."""
+    if path is not None and ending is not None and path.suffix != ending:
+        raise InputError(f"{path}: the file to write; expected a name that ends in {ending}; choose another name")
+    if path is not None and path.resolve() in {other.resolve() for other in inputs}:
+        raise InputError(f"{path}: the file to write is an input as well; expected another name; choose one")
     if path is not None and (path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK)):
         raise InputError(f"{path}: cannot be written; expected a file in a folder that exists and can be written to")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from draem_aitex import cases, intervals, metrics
-from draem_aitex.aitex import DEFECTS
+from draem_aitex.aitex import defect_name
 from draem_aitex.errors import InputError
 from draem_aitex.patcher import PATCH, patch_maxima
 from draem_aitex.pixels import PixelHistogram
@@ -48,8 +48,11 @@ class RollResult:
 class Evaluation:
     """Everything collected over the test rolls; `figures` sums it up.
 
+    Mask pixels beside the fabric that was found count as missed defects and in no pixel figure.
+
     mm_per_px: resolution of the pictures, mm, where it is known; pictures: keep a small picture of every roll with a
-    defect or an alarm, for the HTML page. Maps are not kept: memory grows by some ten kilobytes a roll.
+    defect or an alarm, for the HTML page. Maps are not kept,
+    but a crop of 100 kilobytes for every miss and every false alarm.
     """
 
     threshold: metrics.Threshold
@@ -139,7 +142,9 @@ class Evaluation:
             **{f"patch_{name}": value for name, value in decision.items()},
             "patch_f1_max_upper_bound": metrics.f1_max_upper_bound(labels, scores),
             "fabric_columns": sum(roll.columns for roll in self.rolls if roll.judged),
-            "fabric_columns_in_no_patch": sum(roll.columns % PATCH for roll in self.rolls if roll.judged),
+            "fabric_columns_in_no_patch": sum(
+                roll.columns % PATCH if roll.patches else roll.columns for roll in self.rolls if roll.judged
+            ),
         }
 
     def _roll_figures(self):
@@ -188,7 +193,10 @@ class Evaluation:
         }
 
     def intervals_by_roll(self, resamples=intervals.RESAMPLES, seed=0):
-        """95 % bootstrap intervals by roll, `[low, high]` or None where they mean nothing, see `intervals`."""
+        """95 % bootstrap intervals by roll, `[low, high]` or None where they mean nothing, see `intervals`.
+
+        The threshold is not drawn anew. Figures without one, such as AUPRO and the medians, would need every map again.
+        """
         drawn = intervals.draw_rolls(len(self.rolls), resamples, seed)
         labels, scores, owners = self.patch_arrays()
         called = scores > self.threshold.value
@@ -201,19 +209,29 @@ class Evaluation:
 
         of_patches = intervals.curve_counts(labels, scores, drawn[:, owners])
         of_rolls = intervals.curve_counts(*self._roll_arrays(), drawn)
-        hit = patches(labels & called)
+        hit, alarms = patches(labels & called), patches(~labels & called)
+        roll_labels, roll_scores = self._roll_arrays()
+        roll_called = roll_scores > self.threshold.value
+        found = drawn @ (roll_labels & roll_called)
+        pixels = drawn @ np.array([roll.pixel_counts for roll in self.rolls], np.int64).reshape(-1, 4)
         values = {
             "patch_auroc": intervals.aurocs(*of_patches),
             "patch_ap": intervals.average_precisions(*of_patches),
             "patch_recall": intervals.ratios(hit, patches(labels)),
-            "patch_precision": intervals.ratios(hit, patches(called)),
-            "patch_false_alarm_rate": intervals.ratios(patches(~labels & called), patches(~labels)),
+            "patch_precision": intervals.ratios(hit, hit + alarms),
+            "patch_f1": intervals.ratios(2 * hit, patches(labels) + hit + alarms),
+            "patch_false_alarm_rate": intervals.ratios(alarms, patches(~labels)),
             "roll_auroc": intervals.aurocs(*of_rolls),
             "roll_ap": intervals.average_precisions(*of_rolls),
+            "roll_recall": intervals.ratios(found, drawn @ roll_labels),
+            "roll_precision": intervals.ratios(found, drawn @ roll_called),
+            "pixel_recall": intervals.ratios(pixels[:, 0], pixels[:, 0] + pixels[:, 1]),
+            "pixel_precision": intervals.ratios(pixels[:, 0], pixels[:, 0] + pixels[:, 2]),
             "hit_rate": intervals.ratios(counts("hits"), counts("defects")),
             "false_alarms_per_roll": intervals.ratios(counts("false_alarms"), counts("judged")),
         }
-        return {name: intervals.interval(value) for name, value in values.items()}
+        several = len(self.rolls) > 1  # a single roll is drawn again and again
+        return {name: intervals.interval(value) if several else None for name, value in values.items()}
 
     def _fabric(self, fabric):
         rows = [row for row in self.patches if row[0] == fabric]
@@ -238,7 +256,7 @@ class Evaluation:
         rows = [row for row in self.patches if row[1] == code and row[2]]
         against = [row for row in self.patches if not row[2]]
         return {
-            "name": DEFECTS.get(code, "unknown"),
+            "name": defect_name(code),
             "rolls": sum(roll.defect == code for roll in self.rolls),
             "positive_patches": len(rows),
             "patch_auroc": metrics.auroc([row[2] for row in rows + against], [row[3] for row in rows + against]),

@@ -16,6 +16,7 @@ from draem_aitex.patcher import patch_maxima
 
 MEMORY_MB = 512  # for what the networks hold while they look at cloth, unless another bound is given
 WINDOW_STEP = 128  # columns; a few widths for all rolls, or the convolutions' buffers pile up width by width
+LEVEL_SHARE = 0.1  # of a fabric's flawless patches lie above its level
 FLOOR = 1e-6  # smallest score on fabric; 0 is kept for "no fabric here"
 
 
@@ -26,8 +27,9 @@ def anomaly_map(model, image, edges, memory_mb=MEMORY_MB):
     what lies to its left, in one pass; where that would take more than `memory_mb`, through windows that overlap so far
     that every pixel has all the context that can matter to it. They begin on the poolings' grid, so that the map is
     that of one pass (with `compact`: to rounding; upsampling with aligned corners, as `paper` has it, depends on a
-    picture's width). Columns or rows at the end that do not fill the grid are seen by a window of their own, which ends
-    with the fabric: nothing is padded on, for mirrored cloth has a seam that looks like a defect.
+    picture's width). No window is smaller than its context asks for: with `paper` a roll of 256 rows takes 1.6 GB,
+    whatever the bound. Columns or rows at the end that do not fill the grid are seen by a window of their own, which
+    ends with the fabric: nothing is padded on, for mirrored cloth has a seam that looks like a defect.
 
     image: uint8 `(H, W)`; edges: `(start, end)` in columns. Returns float32 `(H, W)`: the probability of a defect,
     exactly 0 outside the fabric, from 1e-6 to 1 on it.
@@ -42,8 +44,8 @@ def anomaly_maps(model, pictures, memory_mb=MEMORY_MB):
     pictures: iterable of `(image, edges)`. As many windows of one size as `memory_mb` allows go through the networks
     together, from as many pictures as that takes: on a GPU that is faster, on a CPU it makes no difference.
     """
-    weights = next(model.parameters())
-    most = int(memory_mb * 2**20 / bytes_per_pixel(model.config, weights.dtype))  # pixels at once
+    config, dtype = model.config, next(model.parameters()).dtype
+    most = int(memory_mb * 2**20 / bytes_per_pixel(config, dtype))  # pixels at once
     waiting, pixels = [], 0
     for image, edges in pictures:
         if image.ndim != 2 or image.dtype != np.uint8:
@@ -51,7 +53,7 @@ def anomaly_maps(model, pictures, memory_mb=MEMORY_MB):
         if waiting and pixels + image.size > most:
             yield from _scored(model, waiting, most)
             waiting, pixels = [], 0
-        waiting.append(_Picture(model.config, image, edges, most))
+        waiting.append(_Picture(config, image, edges, most))
         pixels += image.size
     yield from _scored(model, waiting, most)
 
@@ -62,8 +64,10 @@ class _Picture:
     def __init__(self, config, image, edges, most):
         start, end = edges
         self.image, self.start, self.scores = image, start, np.zeros(image.shape, np.float32)
-        rows = windows(len(image), len(image), config.reach, config.multiple)
-        columns = windows(end - start, most // len(image), config.reach, config.multiple)
+        smallest = smallest_window(config.reach, config.multiple)
+        rows = windows(len(image), max(most // smallest, smallest), config.reach, config.multiple)
+        height = rows[0][0][1] - rows[0][0][0]
+        columns = windows(end - start, most // height, config.reach, config.multiple)
         self.windows = [(down, across) for down in rows for across in columns]
 
     def shape(self, index):
@@ -103,7 +107,7 @@ def _scored(model, pictures, most):
 
 
 def bytes_per_pixel(config, dtype=torch.float32):
-    """Memory that the networks take for each pixel they look at, at most, in bytes: a bound, held by a test."""
+    """Memory that the networks take for each pixel they look at, at most, in bytes; for `compact` a test holds it."""
     widest = max(config.reconstructive[0], config.discriminative[0])
     return 12 * widest // config.stem**2 * dtype.itemsize + 16
 
@@ -151,7 +155,7 @@ def _on_the_grid(whole, most, margin, multiple, step):
     return list(zip(spans, zip(cuts, cuts[1:], strict=False), strict=True))
 
 
-def fabric_levels(model, rolls, share=0.1):
+def fabric_levels(model, rolls, share=LEVEL_SHARE):
     """How high flawless cloth of each fabric scores: the logit that `share` of its patches exceed.
 
     Some cloths are livelier than others, and the networks say so in every score. Taken from calibration rolls, which
@@ -159,11 +163,31 @@ def fabric_levels(model, rolls, share=0.1):
 
     rolls: list of `fabric.Roll`, defect-free. Returns a dict of fabric code to logit.
     """
-    scores = {}
-    for roll, found in zip(rolls, anomaly_maps(model, ((roll.image, roll.edges) for roll in rolls)), strict=True):
-        scores.setdefault(roll.fabric, []).append(patch_maxima(found, roll.edges))
-    scores = {fabric: np.concatenate(parts) for fabric, parts in scores.items()}
-    return {fabric: float(np.quantile(logit(s), 1 - share)) for fabric, s in sorted(scores.items()) if len(s)}
+    return levels_of(patch_scores(model, rolls), [roll.fabric for roll in rolls], share)
+
+
+def patch_scores(model, rolls):
+    """The patch scores of each roll as the networks give them: a list of float32 `(N,)`."""
+    maps = anomaly_maps(model, ((roll.image, roll.edges) for roll in rolls))
+    return [patch_maxima(found, roll.edges) for found, roll in zip(maps, rolls, strict=True)]
+
+
+def levels_of(scores, fabrics, share=LEVEL_SHARE):
+    """`fabric_levels` from the patch scores and the fabric code of each roll."""
+    together = {}
+    for part, fabric in zip(scores, fabrics, strict=True):
+        together.setdefault(fabric, []).append(logit(part))
+    together = {fabric: np.concatenate(parts) for fabric, parts in sorted(together.items())}
+    return {fabric: float(np.quantile(part, 1 - share)) for fabric, part in together.items() if len(part)}
+
+
+def held_out_levels(scores, fabrics):
+    """For each roll the level of its fabric by the *other* rolls, None where there are none; a list of logits."""
+    held_out = []
+    for index, fabric in enumerate(fabrics):
+        others = [part for place, part in enumerate(scores) if place != index and fabrics[place] == fabric]
+        held_out.append(levels_of(others, [fabric] * len(others)).get(fabric))
+    return held_out
 
 
 def logit(scores):
@@ -176,7 +200,7 @@ class DraemDetector:
     """DRAEM with the interface every detector has: `name` and `predict(image, edges, fabric)`.
 
     model: a `networks.DRAEM`; a copy is taken, with its batch norms folded. levels: of `fabric_levels`; without them,
-    scores stay as the networks give them. memory_mb: bound for what the networks hold at once. bfloat16: compute in
+    scores stay as the networks give them. memory_mb: see `anomaly_map`. bfloat16: compute in
     sixteen bits, which is faster where the device does so by itself and changes scores by about a hundredth.
     """
 
@@ -228,14 +252,39 @@ class DraemDetector:
         """Whether scores of this fabric are comparable with the threshold; of others they are as the networks give."""
         return fabric in self.levels
 
+    def held_out_patch_scores(self, rolls):
+        """Patch scores of calibration rolls, each levelled by what the *others* say of its fabric.
+
+        Levelled by itself a roll would look quieter than a new one does, and a threshold from such scores would promise
+        too much. Where a fabric has no other roll, its own must do. rolls: list of `fabric.Roll`, those that the levels
+        were taken from. Returns a list of float32 `(N,)`.
+        """
+        raw, fabrics = patch_scores(self.model, rolls), [roll.fabric for roll in rolls]
+        levels = held_out_levels(raw, fabrics)
+        return [_moved(*roll) for roll in zip(raw, [self.levels] * len(rolls), fabrics, levels, strict=True)]
+
     def _levelled(self, scores, edges, fabric):
         if not self.is_calibrated(fabric):
             if self.levels and fabric is not None:
                 known = ", ".join(self.levels)
-                warnings.warn(f"fabric {fabric}: not calibrated (known: {known}); scored as is", stacklevel=3)
+                warnings.warn(
+                    f"fabric {fabric}: not calibrated (known: {known}); scored as is, and the threshold's false-alarm "
+                    "rate does not hold for it",
+                    stacklevel=3,
+                )
             return scores
         cloth = scores[:, slice(*edges)]
-        # In probabilities, p -> p e^s / (1 + p (e^s - 1)): the same as adding s to the logit, without its logarithms.
-        factor = np.float32(math.exp(np.median(list(self.levels.values())) - self.levels[fabric]))
-        cloth[...] = np.clip(cloth * factor / (1 + cloth * (factor - 1)), FLOOR, 1)
+        cloth[...] = _moved(cloth, self.levels, fabric)
         return scores
+
+
+def _moved(scores, levels, fabric, level=None):
+    """Scores whose logits are moved so that the fabric's level, or the one given, becomes the median of all fabrics'.
+
+    In probabilities, p -> p e^s / (1 + p (e^s - 1)) is the same as adding s to the logit, without its logarithms.
+    """
+    if fabric not in levels:
+        return scores
+    level = levels[fabric] if level is None else level
+    factor = np.float32(math.exp(np.median(list(levels.values())) - level))
+    return np.clip(scores * factor / (1 + scores * (factor - 1)), FLOOR, 1)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import cv2
 import numpy as np
 
 from draem_aitex import fabric, metrics
@@ -24,6 +23,8 @@ def find_pictures(paths, out):
         found += inside
     stems = Counter(path.stem for path in found)
     twice = [path for path in found if stems[path.stem] > 1]
+    if len(set(twice)) == 1:
+        raise InputError(f"{twice[0]}: given twice; expected every picture once; leave one out")
     if twice:
         first = twice[0]
         second = next(path for path in twice[1:] if path.stem == first.stem)
@@ -60,7 +61,7 @@ def regions(scores, threshold):
     called = scores > threshold
     if not called.any():
         return []
-    _, places = cv2.connectedComponents(metrics.dilate(called).astype(np.uint8), connectivity=8)
+    places, _ = metrics.components(metrics.dilate(called))
     rows, columns = np.nonzero(called)
     places = places[called]
     order = np.argsort(places, kind="stable")
@@ -80,8 +81,11 @@ def _region(rows, columns, scores):
     }
 
 
-def record(path, fabric_code, scores, threshold, edges, notes):
-    """What was found in one picture: a dict of plain values, for JSON."""
+def record(path, fabric_code, levelled, scores, threshold, edges, notes):
+    """What was found in one picture: a dict of plain values, for JSON.
+
+    levelled: whether the scores were moved by the fabric's level; of others the threshold's rate is unknown.
+    """
     score = float(scores.max())
     return {
         "path": str(path),
@@ -89,6 +93,7 @@ def record(path, fabric_code, scores, threshold, edges, notes):
         "threshold": threshold,
         "verdict": "defect" if score > threshold else "ok",
         "fabric": fabric_code,
+        "levelled": levelled,
         "edges": list(edges),
         "regions": regions(scores, threshold),
         "notes": notes,

@@ -53,14 +53,16 @@ class Calibration:
 
         The value is the k-th largest score with k = floor(rate * (n + 1)): a new flawless patch, exchangeable with the
         n given ones, scores higher with a chance of k / (n + 1) at most, which is `bound` (split conformal prediction,
-        Vovk et al. 2005). That holds on average over calibrations, and for cloth that is photographed likewise.
+        Vovk et al. 2005). That holds on average over calibrations and for patches drawn alike. Patches of one roll
+        share its cloth and its recording, so that a new roll may be another draw altogether: take the rate as an aim,
+        the more so the fewer rolls there are.
 
         Raises `InputError` for a rate under 1 / (n + 1), which no threshold could promise.
         """
         if not 0 < rate < 1:
             raise InputError(f"rate: {rate}; expected a share of patches between 0 and 1, such as 0.01")
         patches = len(self.scores)
-        k = math.floor(rate * (patches + 1) + 1e-9)  # 0.29 * 100 is 28.999... in binary
+        k = min(math.floor(rate * (patches + 1) + 1e-9), patches)  # 0.29 * 100 is 28.999... in binary
         if k < 1:
             finest = math.ceil(self.finest_rate * 1e5) / 1e5
             rolls = math.ceil((math.ceil(1 / rate) - 1) * self.rolls / patches)
@@ -72,17 +74,21 @@ class Calibration:
 
 
 def calibration_scores(detector, rolls):
-    """The patch scores of flawless rolls as a `Calibration`, as the detector gives them: standardised, if it does that.
+    """The patch scores of flawless rolls as a `Calibration`, as the detector gives them.
 
-    rolls: list of `fabric.Roll` that were not trained on. Raises `InputError` for a roll with a defect (nothing is
-    ever chosen on test rolls), and where there is no patch.
+    A detector that standardises its scores by these very rolls has a `held_out_patch_scores(rolls)`, which is asked
+    instead: each roll standardised by the others. rolls: list of `fabric.Roll` that were not trained on. Raises
+    `InputError` for a roll with a defect, and where there is no patch.
     """
     for roll in rolls:
         if roll.defect != "000" or (roll.mask is not None and roll.mask.any()):
             raise InputError(
                 f"{roll.name}: a roll with a defect, {roll.defect}; expected flawless calibration rolls; leave it out"
             )
-    scores = [patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges) for roll in rolls]
+    if hasattr(detector, "held_out_patch_scores"):
+        scores = detector.held_out_patch_scores(rolls)
+    else:
+        scores = [patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges) for roll in rolls]
     scores = np.concatenate(scores).astype(np.float64) if scores else np.empty(0)
     if not len(scores):
         raise InputError(f"calibration: no patch in {len(rolls)} rolls; expected defect-free rolls kept back for it")
@@ -166,8 +172,8 @@ class DefectOutcome:
     """One defect of one roll.
 
     pixels: mask pixels; centroid: `(row, column)`; hit: the map passes the threshold within 12 px of it; score: the
-    map's maximum there; coverage: share of its mask pixels above the threshold; distance: from its centroid to that of
-    the predicted region(s) on it, px, None for a miss.
+    map's maximum there; coverage: share of its mask pixels above the threshold; distance: from its centroid to the
+    score-weighted one of the predicted region(s) on it, px, None for a miss. This project's definitions, README.
     """
 
     roll: str
@@ -205,8 +211,8 @@ def match_defects(roll, scores, threshold):
     """
     mask = roll.mask if roll.mask is not None else np.zeros(scores.shape, bool)
     called = scores > threshold
-    regions, region_boxes = _components(dilate(called))
-    places, boxes = _components(dilate(mask))
+    regions, region_boxes = components(dilate(called))
+    places, boxes = components(dilate(mask))
     touching = np.zeros(len(region_boxes) + 1, bool)
     touching[regions[called & (places > 0)]] = True
     defects = [_outcome(roll, scores, called, regions, mask, places == i, box) for i, box in enumerate(boxes, 1)]
@@ -219,7 +225,7 @@ def match_defects(roll, scores, threshold):
     return RollOutcome(defects, false_alarms)
 
 
-def _components(mask):
+def components(mask):
     """Labels int32 `(H, W)` of the 8-connected components, 0 outside, and the box of each from 1 on, as slices."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     return labels, [np.s_[y : y + height, x : x + width] for x, y, width, height, _ in stats[1:].tolist()]

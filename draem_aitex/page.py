@@ -6,9 +6,10 @@ import io
 import math
 
 from draem_aitex import intervals, plots
+from draem_aitex.card import number
 from draem_aitex.cases import case_picture
 from draem_aitex.evaluation import GIANT
-from draem_aitex.report import between, number
+from draem_aitex.report import between
 
 PROTOCOL = (
     "Rolls are split by number; whatever is chosen on real defects is chosen on the development rolls, never on the "
@@ -19,8 +20,9 @@ PROTOCOL = (
     "dilated by 12 px; it is hit where the map passes the threshold in it. Regions above the threshold that touch no "
     "defect are false alarms. The mass-centre distance is that between a defect and the score-weighted centre of the "
     "regions on it; misses have none. Defective rolls without a mask count at roll level only. A roll is called by "
-    "the same threshold, which was set per patch. AUPRO is the mean share of a defect's pixels above a level, against "
-    "the share of flawless pixels above it, up to the limit named (Bergmann et al., IJCV 2021)."
+    "the same threshold, which was set per patch. AUPRO is the mean share of a connected component of the mask, not "
+    "dilated, above a level, against the share of flawless pixels above it, up to the limit named (Bergmann et al., "
+    "IJCV 2021). The rate that calibration patches promise is for patches drawn alike; those of a roll are not."
 )
 
 _PIXELS = {  # columns of the table of pixel figures
@@ -61,7 +63,8 @@ def _what(evaluation, f, checkpoint):
     )
     lines.append(
         f"Threshold {threshold.value:.4f}, for {threshold.wanted:.2%} of flawless patches called falsely; "
-        f"{threshold.patches} patches of {threshold.rolls} calibration rolls promise {threshold.bound:.2%}."
+        f"{threshold.patches} patches of {threshold.rolls} calibration rolls promise {threshold.bound:.2%} of patches "
+        "drawn alike."
     )
     details = f"<details><summary>Protocol</summary><p>{PROTOCOL}</p></details>"
     return "<p>" + "<br>".join(lines) + "</p>" + details

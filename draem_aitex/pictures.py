@@ -40,14 +40,15 @@ def read_picture(path):
     image, notes = _decode(path, data), []
     if data.startswith(_TIFF_SIGNATURES) and (pages := cv2.imcount(str(path))) > 1:
         notes.append(f"{pages} pages; the first is used")
-    if image.dtype == np.uint16:
-        image = (image // 257).astype(np.uint8)
-        notes.append(f"16 bits, divided by 257: grey levels {image.min()} to {image.max()} of 255")
-    if image.dtype != np.uint8:
+    deep = image.dtype == np.uint16
+    if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path}: pixels of type {image.dtype}; expected 8 or 16 bit; convert the picture")
     if image.ndim == 3:
         to_grey = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
         image = cv2.cvtColor(image, to_grey[image.shape[2]]) if image.shape[2] in to_grey else image[..., 0]
+    if deep:
+        image = (image // 257).astype(np.uint8)
+        notes.append(f"16 bits, divided by 257: grey levels {image.min()} to {image.max()} of 255")
     return np.ascontiguousarray(image), notes
 
 

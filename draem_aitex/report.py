@@ -5,6 +5,7 @@ import math
 from tqdm.auto import tqdm
 
 from draem_aitex.aitex import sha256
+from draem_aitex.card import number
 from draem_aitex.errors import InputError
 from draem_aitex.evaluation import Evaluation
 from draem_aitex.fabric import load_roll
@@ -29,7 +30,7 @@ def evaluate(detector, records, threshold, quiet=False, mm_per_px=None, pictures
     mm_per_px: resolution, where it is known; pictures: keep one of every roll, for `page.html_page`.
     """
     if not records:
-        raise InputError("test rolls: none left; expected rolls that were not trained or calibrated on; add some")
+        raise InputError("rolls to judge: none left; expected rolls that were not trained or calibrated on; add some")
     result = Evaluation(threshold, mm_per_px, pictures)
     for record in tqdm(records, desc="evaluating", unit="roll", disable=quiet):
         roll = load_roll(record)
@@ -52,11 +53,6 @@ def without_nan(value):
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def number(value, digits=3):
-    """A figure in print; a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def between(ends):

@@ -12,6 +12,7 @@ from draem_aitex import aitex, card, checkpoint, fabric, inference, machine, met
 from draem_aitex.augmenter import AugmenterConfig
 from draem_aitex.commands import INTERRUPTED, check_writable, open_data
 from draem_aitex.errors import InputError
+from draem_aitex.patcher import PATCH, patch_corners
 from draem_aitex.recipe import TrainConfig
 
 RATE = 0.01  # false-alarm rate that the threshold is set for: a share of flawless patches
@@ -68,6 +69,12 @@ def _train(options, config, device):
             f"{collection.root}: {len(split.train)} training and {len(split.calibration)} calibration rolls; expected "
             "one or more of each; defect-free rolls whose number ends in 4 are kept for calibration, add some"
         )
+    calibration = fabric.load_rolls(split.calibration)
+    if not any(patch_corners(roll.image.shape, roll.edges) for roll in calibration):
+        raise InputError(
+            f"{collection.root}: no calibration roll holds a patch of {PATCH} x {PATCH} pixels of fabric; expected one "
+            "or more, for the threshold; give larger pictures"
+        )
     print(
         f"split by roll: {len(split.train)} train, {len(split.calibration)} calibration, "
         f"{len(split.development)} development, {len(split.test)} test"
@@ -87,15 +94,14 @@ def _train(options, config, device):
         print(f"interrupted at step {result.steps}; {kept}; the same command goes on from there")
         return INTERRUPTED
     if ranks.rank() == 0:
-        _finish(options, device, result, split)
+        _finish(options, device, result, split, calibration)
     return 0
 
 
-def _finish(options, device, result, split):
+def _finish(options, device, result, split, calibration):
     """Calibrate and judge a trained model, and write down how it was made; done once."""
     content = checkpoint.load_checkpoint(options.out)
     if "made" not in content:
-        calibration = fabric.load_rolls(split.calibration)
         detector = inference.DraemDetector(result.model, inference.fabric_levels(result.model, calibration))
         scores = metrics.calibration_scores(detector, calibration)
         threshold = scores.threshold(max(RATE, scores.finest_rate))

@@ -184,12 +184,16 @@ def test_the_scores_table_on_a_small_set(monkeypatch, capsys, small_set, checkpo
 
 
 def test_levels_and_threshold_of_the_scores_table_by_hand():
-    """Ten flawless patches of logits 0 to 9, levelled by 8.1, and their highest as the threshold."""
+    """Two flawless rolls of 50 patches, logits 0 to 4.9 and 1 to 5.9: each is levelled by the other's tenth-highest."""
     roll = SimpleNamespace(fabric="00", edges=(0, 256 * 3), mask=np.zeros((256, 256 * 3), bool))
     roll.mask[5, 300] = True
-    logits = [np.arange(10.0), np.array([9.5, 3.0, 9.2])]
-    row = scores.judge(logits, [SimpleNamespace(fabric="00")], [roll], levelled=True)
+    logits = [np.arange(50) / 10, np.arange(50) / 10 + 1, np.array([9.5, 5.7, 9.2])]
+    calibration = [SimpleNamespace(fabric="00")] * 2
+    sigmoids = [1 / (1 + np.exp(-part)) for part in logits]
+    # Level of both: 4.95; with k = floor(0.01 * 101) = 1 the threshold is 4.95 + 5.9 - 4.41 (held out) = 6.44.
+    row = scores.judge(sigmoids, calibration, [roll], levelled=True)
     assert (row["patches"], row["positive_patches"], row["patches_found"], row["false_alarms"]) == (3, 1, 0, 2)
+    assert scores.judge(sigmoids, calibration, [roll], levelled=False)["patches_found"] == 0, "5.9 without levels"
     assert row["patch_auroc"] == 0
 
 

@@ -2,7 +2,6 @@ import json
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
@@ -116,7 +115,6 @@ def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsy
     assert set(table["by_fabric"]) == {"01"} and 0 <= table["patch_auroc"] <= 1
     assert table["false_alarms_per_metre"] is None, "no resolution given"
     page = report.read_text()
-    HTMLParser().feed(page)
     assert "http" not in page and page.count("<img") >= 2, "self-contained, with pictures"
     assert "model.pt: DRAEM, compact" in page
 
@@ -133,7 +131,7 @@ def test_another_rate_takes_the_threshold_anew_without_the_rolls(checkpoint, sma
     capsys.readouterr()
     fails_with_one_line(capsys, [*evaluate, "--false-alarm-rate", "0.001"], "rate: 0.001", len(scores), "rolls")
     fails_with_one_line(capsys, [*evaluate, "--false-alarm-rate", "0.25", "--keep"], "--keep")
-    fails_with_one_line(capsys, [*evaluate, "--mm-per-px", "0"], "mm_per_px: 0")
+    fails_with_one_line(capsys, [*evaluate, "--mm-per-px", "0"], "--mm-per-px 0: expected")
     older = {name: value for name, value in load_checkpoint(checkpoint).items() if name != "calibration"}
     save_checkpoint(tmp_path / "older.pt", older)
     older = [*evaluate[:-1], tmp_path / "older.pt", "--false-alarm-rate", "0.25"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from draem_aitex import inference
+from draem_aitex import inference, metrics
 from draem_aitex.errors import InputError
 from draem_aitex.fabric import Roll
 from draem_aitex.networks import build_draem
@@ -151,6 +151,25 @@ def test_levels_make_flawless_cloth_of_every_fabric_equal(model):
         assert np.array_equal(detector.predict(roll.image, roll.edges), raw)
         with pytest.warns(UserWarning, match="fabric 77: not calibrated"):
             assert np.array_equal(detector.predict(roll.image, roll.edges, "77"), raw)
+
+
+def test_calibration_rolls_are_levelled_by_the_others(model):
+    """By hand: of two rolls of a fabric each gets the other's level; the only roll of another keeps its own."""
+    rolls = [
+        Roll(str(index), code, "000", np.clip(picture(1024 + 256 * index, 256) * contrast, 0, 255).astype(np.uint8),
+             (0, 1024 + 256 * index), None)
+        for index, (code, contrast) in enumerate((("00", 0.2), ("00", 0.9), ("01", 0.5)))
+    ]  # fmt: skip
+    levels = inference.fabric_levels(model, rolls)
+    detector = inference.DraemDetector(model, levels)
+    alone = [inference.fabric_levels(model, [roll])[roll.fabric] for roll in rolls]
+    raw = inference.patch_scores(detector.model, rolls)
+    for index, level in enumerate((alone[1], alone[0], alone[2])):
+        moved = inference.logit(raw[index]) + np.median(list(levels.values())) - level
+        held_out = detector.held_out_patch_scores(rolls)[index]
+        assert held_out == pytest.approx(1 / (1 + np.exp(-moved)), abs=1e-5)
+    together = np.sort(np.concatenate(detector.held_out_patch_scores(rolls)))[::-1]
+    assert np.array_equal(metrics.calibration_scores(detector, rolls).scores, together.astype(np.float64))
 
 
 def test_levelled_scores_keep_their_order_and_range(model):

@@ -72,6 +72,10 @@ def test_bands_hold_the_curves(judged):
     assert recall.shape == precision.shape == (2, 101)
     assert (recall[0] <= recall[1]).all() and (np.diff(recall, axis=1) >= 0).all() and recall[0, -1] == 1
     assert (precision >= 0).all() and (precision <= 1).all()
+    hits, alarms = intervals.curve_counts(labels, scores, np.ones((1, len(labels)), int))
+    reached = np.searchsorted(alarms[0] / alarms[0, -1], intervals.GRID, side="right")
+    curve = np.append(0, hits[0] / hits[0, -1])[reached]
+    assert (recall[0] <= curve + 1e-9).all() and (curve <= recall[1] + 1e-9).all() and (recall[0] < recall[1]).any()
     perfect = intervals.curve_bands(labels, labels * 1.0, intervals.draw_rolls(20)[:, owners])
     assert (np.stack(perfect) == 1).all(), "a perfect order stays perfect, whatever is drawn"
 
