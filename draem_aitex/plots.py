@@ -199,17 +199,17 @@ def plot_roc_pr(labels, scores, threshold=None):
     return figure
 
 
-def plot_scores(normal, defective, threshold=None):
-    """Histograms of patch scores, normal and defective, on a log scale of counts; the threshold as a line."""
+def plot_scores(flawless, defective, threshold=None):
+    """Histograms of patch scores, flawless and defective, on a log scale of counts; the threshold as a line."""
     figure = Figure(figsize=(WIDTH * 0.7, 3), layout="constrained")
     axis = figure.subplots()
-    top = max(1.0, *(float(np.max(part)) for part in (normal, defective) if len(part)))
+    top = max(1.0, *(float(np.max(part)) for part in (flawless, defective) if len(part)))
     bins = np.linspace(0, top, 41)
-    axis.hist(normal, bins, alpha=0.6, label=f"normal ({len(normal)})", color="#546e7a")
+    axis.hist(flawless, bins, alpha=0.6, label=f"flawless ({len(flawless)})", color="#546e7a")
     axis.hist(defective, bins, alpha=0.6, label=f"defective ({len(defective)})", color="#d50000")
     if threshold is not None:
         axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3g}")
-    axis.set(yscale="log", xlabel="patch score", ylabel="patches")
+    axis.set(yscale="log", ylim=(0.7, None), xlabel="patch score", ylabel="patches (log scale)")
     axis.legend(fontsize=9)
     return figure
 
