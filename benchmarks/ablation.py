@@ -43,7 +43,11 @@ NETWORKS = {
     "four levels in both": {"reconstructive": [16, 32, 64, 128]},
     "convolution behind upsampling": {"up_convolution": True},
 }
-RECIPE = {"default recipe": {}, "crops as recorded": {"variation": None}}
+RECIPE = {
+    "default recipe": {},
+    "crops as recorded": {"variation": None},
+    "half of the mix slips": {"mix": {"slip": 0.72}},
+}
 
 
 def groups(of="kinds"):
@@ -73,7 +77,9 @@ def configuration(of, settings, minutes, seed):
     if of == "kinds":
         return TrainConfig(minutes=minutes, seed=seed, augmenter=AugmenterConfig(weights=settings))
     if of == "recipe":
-        return TrainConfig(minutes=minutes, seed=seed, **settings)
+        changed = dict(settings)
+        mix = {**AugmenterConfig().weights, **changed.pop("mix", {})}
+        return TrainConfig(minutes=minutes, seed=seed, augmenter=AugmenterConfig(weights=mix), **changed)
     changed = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     return TrainConfig(minutes=minutes, seed=seed, preset=replace(PRESETS["compact"], **changed))
 

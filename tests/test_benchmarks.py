@@ -210,6 +210,8 @@ def test_the_ablations_recipes_differ():
     groups = ablation.groups("recipe")
     configurations = [ablation.configuration("recipe", settings, 3.0, 0) for settings in groups.values()]
     assert configurations[0] == TrainConfig(minutes=3.0) and configurations[1].variation is None
+    weights = configurations[2].augmenter.weights
+    assert weights["slip"] == pytest.approx(0.5 * sum(weights.values()))
     assert json.loads(json.dumps(groups)) == groups
 
 
