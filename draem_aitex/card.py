@@ -2,8 +2,7 @@
 
 import math
 
-from draem_aitex.checkpoint import load_model
-from draem_aitex.networks import count_parameters
+MEASURED = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: kept like weights, not trained
 
 FIGURES = {  # on a card, and the only ones that a checkpoint keeps
     "n_test_rolls": "rolls judged",
@@ -26,14 +25,11 @@ def kept_figures(figures):
     return {name: figures[name] for name in FIGURES}
 
 
-def headline(content, name="checkpoint"):
-    """What a checkpoint is: its data, its training and, once it was judged, its figures. A list of lines.
-
-    name: of the file, for the `InputError` of `checkpoint.load_model`.
-    """
+def headline(content):
+    """What a checkpoint is: its data, its training and, once it was judged, its figures. A list of lines."""
     config, made = content["config"], content.get("made")
     preset = config["preset"] if isinstance(config["preset"], str) else "networks of its own"
-    weights = count_parameters(load_model(content, name)) / 1e6
+    weights = sum(tensor.numel() for key, tensor in content["weights"].items() if not key.endswith(MEASURED)) / 1e6
     fabrics = f", fabrics {', '.join(content['fabrics'])}" if content.get("fabrics") else ""
     so_far = "" if content["finished"] else " so far (not finished)"
     where = f", {made['date']}, {made['machine']}" if made else ""
@@ -57,7 +53,7 @@ def _in_words(part, figures):
 
 def card(name, content):
     """The card of a checkpoint file: what `headline` says, figures, split, threshold, how to make it again."""
-    first, *others = headline(content, name)
+    first, *others = headline(content)
     lines = [f"# {name}", "", f"{first}.  "] + [f"{line}.  " for line in others] + [""]
     if figures := content.get("figures"):
         lines += [f"| | {' | '.join(f'{part} rolls' for part in figures)} |", "|---|" + "---|" * len(figures)]

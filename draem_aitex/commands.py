@@ -79,7 +79,7 @@ def _lines_about(options, content):
     """What a checkpoint is, each line with its name."""
     from draem_aitex import card
 
-    return [f"{options.checkpoint.name}: {line}" for line in card.headline(content, options.checkpoint)]
+    return [f"{options.checkpoint.name}: {line}" for line in card.headline(content)]
 
 
 def evaluate(options):

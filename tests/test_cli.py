@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from draem_aitex import aitex, fabric, loom, recipe, training
+from draem_aitex import aitex, fabric, loom, recipe, train_command, training
 from draem_aitex.__main__ import build_parser, main
 from draem_aitex.augmenter import AugmenterConfig
 from draem_aitex.card import headline
@@ -100,6 +100,13 @@ def test_an_unfinished_checkpoint_says_so(small_set, tmp_path, capsys):
     )
 
 
+def test_calibration_rolls_without_a_patch_are_found_before_the_training(small_set, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train_command, "patch_corners", lambda shape, edges: [])
+    train = ["train", "--data", small_set, "--steps", "1", "--out", tmp_path / "x.pt"]
+    fails_with_one_line(capsys, train, small_set, "no calibration roll holds a patch of 256 x 256")
+    assert not (tmp_path / "x.pt").exists()
+
+
 def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsys):
     report = tmp_path / "report.html"
     figures = tmp_path / "figures.json"
@@ -131,6 +138,11 @@ def test_another_rate_takes_the_threshold_anew_without_the_rolls(checkpoint, sma
     capsys.readouterr()
     fails_with_one_line(capsys, [*evaluate, "--false-alarm-rate", "0.001"], "rate: 0.001", len(scores), "rolls")
     fails_with_one_line(capsys, [*evaluate, "--false-alarm-rate", "0.25", "--keep"], "--keep")
+    fails_with_one_line(capsys, [*evaluate, "--bfloat16", "--keep"], "--keep")
+    before = checkpoint.read_bytes()
+    fails_with_one_line(capsys, [*evaluate, "--json", checkpoint], checkpoint, "ends in .json")
+    fails_with_one_line(capsys, [*evaluate, "--report", tmp_path / "page.json"], "ends in .html")
+    assert checkpoint.read_bytes() == before
     fails_with_one_line(capsys, [*evaluate, "--mm-per-px", "0"], "--mm-per-px 0: expected")
     older = {name: value for name, value in load_checkpoint(checkpoint).items() if name != "calibration"}
     save_checkpoint(tmp_path / "older.pt", older)

@@ -173,6 +173,16 @@ def test_edges_that_cross_are_no_edges(tmp_path, monkeypatch):
     assert edges == (0, 64) and notes == ["no fabric: its edges cross, at columns 40 and 24; judged as a whole"]
 
 
+def test_a_record_never_replaces_a_picture(cloth, tmp_path, capsys):
+    """`--json a.png b.png` takes the first picture for the file to write."""
+    first, second = save(tmp_path / "a.png", cloth), save(tmp_path / "b.png", cloth)
+    before = first.read_bytes()
+    common = ["--checkpoint", MODEL, "--out", tmp_path / "out"]
+    fails_with_one_line(capsys, ["inspect", "--json", first, second, *common], first, "ends in .json")
+    fails_with_one_line(capsys, ["inspect", first, first, *common], first, "given twice")
+    assert first.read_bytes() == before and not (tmp_path / "out").exists()
+
+
 def test_the_fabric_can_be_named(cloth, tmp_path, capsys):
     path = save(tmp_path / "cloth.png", cloth)
     outcomes = []
