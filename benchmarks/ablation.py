@@ -12,13 +12,12 @@ called again, the script goes on where it stopped. The last line is one JSON obj
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from record import circumstances, write
+from record import add_data, circumstances, need_data, write
 
 from draem_aitex import aitex, fabric, metrics
 from draem_aitex.augmenter import AugmenterConfig
@@ -86,15 +85,14 @@ def configuration(of, settings, minutes, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("AITEX_DIR"), help="AITEX folder (or AITEX_DIR)")
+    add_data(parser)
     parser.add_argument("--of", choices=RECORDS, default="kinds", help="what is varied (default: kinds)")
     parser.add_argument("--minutes", type=float, default=3.0, help="of training a run (default: 3)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--record", type=Path, help="default: in results, by what is varied")
     options = parser.parse_args()
     try:
-        if options.data is None:
-            raise InputError("--data: not given and AITEX_DIR not set; expected an AITEX folder; give one")
+        need_data(options)
         record = run_all(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

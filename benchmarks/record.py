@@ -4,6 +4,7 @@ import argparse
 import datetime
 import importlib.util
 import json
+import os
 import platform
 import sys
 import time
@@ -41,6 +42,17 @@ def write(path, record):
 def training_rolls():
     """The simulated set's training rolls, on which speeds are measured."""
     return fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
+
+
+def add_data(parser):
+    """The option that names the folder of real rolls."""
+    parser.add_argument("--data", type=Path, default=os.environ.get("AITEX_DIR"), help="AITEX folder (or AITEX_DIR)")
+
+
+def need_data(options):
+    """Raise `InputError` where no folder of rolls is named."""
+    if options.data is None:
+        raise InputError("--data: not given and AITEX_DIR not set; expected an AITEX folder; give one")
 
 
 def speed_parser(description):

@@ -10,19 +10,18 @@ the test rolls untouched. The last line is one JSON object; a record is written 
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-from record import ROOT, circumstances, write
+from record import ROOT, add_data, circumstances, need_data, write
 
 from draem_aitex import aitex, fabric, metrics
 from draem_aitex.checkpoint import load_checkpoint, load_model
 from draem_aitex.commands import check_writable
 from draem_aitex.errors import InputError
-from draem_aitex.inference import DraemDetector, held_out_levels, levels_of, logit
+from draem_aitex.inference import DraemDetector, held_out_scores, levelled_scores, levels_of
 from draem_aitex.patcher import patch_maxima
 
 CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
@@ -33,13 +32,12 @@ RATE = 0.01
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("AITEX_DIR"), help="AITEX folder (or AITEX_DIR)")
+    add_data(parser)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--record", type=Path, metavar="FILE", help="write the result there as well")
     options = parser.parse_args()
     try:
-        if options.data is None:
-            raise InputError("--data: not given and AITEX_DIR not set; expected an AITEX folder; give one")
+        need_data(options)
         check_writable(options.record)
         result = measure(options)
         if options.record is not None:
@@ -84,18 +82,11 @@ def judge(scores, calibration, development, levelled):
     fabrics = [roll.fabric for roll in calibration]
     flawless, rest = scores[: len(calibration)], scores[len(calibration) :]
     levels = levels_of(flawless, fabrics) if levelled else {}
-    middle = float(np.median(list(levels.values()))) if levels else 0.0
-    own = [levels.get(code, middle) for code in fabrics]
-    others = held_out_levels(flawless, fabrics) if levelled else own
-    held_out = [
-        logit(part) + middle - (mine if other is None else other)
-        for part, mine, other in zip(flawless, own, others, strict=True)
-    ]
+    held_out = held_out_scores(flawless, fabrics, levels)
     calibrated = metrics.Calibration(np.sort(np.concatenate(held_out))[::-1], len(calibration))
     threshold = calibrated.threshold(max(RATE, calibrated.finest_rate)).value
-    judged = np.concatenate(
-        [logit(part) + middle - levels.get(roll.fabric, middle) for part, roll in zip(rest, development, strict=True)]
-    )
+    judged = [levelled_scores(part, levels, roll.fabric) for part, roll in zip(rest, development, strict=True)]
+    judged = np.concatenate(judged)
     labels = np.concatenate([patch_maxima(roll.mask, roll.edges) for roll in development]).astype(bool)
     return {
         "patch_auroc": metrics.auroc(labels, judged),

@@ -181,13 +181,29 @@ def levels_of(scores, fabrics, share=LEVEL_SHARE):
     return {fabric: float(np.quantile(part, 1 - share)) for fabric, part in together.items() if len(part)}
 
 
-def held_out_levels(scores, fabrics):
-    """For each roll the level of its fabric by the *other* rolls, None where there are none; a list of logits."""
+def held_out_scores(scores, fabrics, levels):
+    """The patch scores of each roll, levelled by what the *other* rolls say of its fabric; by its own if it is alone.
+
+    scores, fabrics: as in `levels_of`; levels: what that gives for all of them. Returns a list of `(N,)`.
+    """
     held_out = []
     for index, fabric in enumerate(fabrics):
         others = [part for place, part in enumerate(scores) if place != index and fabrics[place] == fabric]
-        held_out.append(levels_of(others, [fabric] * len(others)).get(fabric))
+        level = levels_of(others, [fabric] * len(others)).get(fabric)
+        held_out.append(levelled_scores(scores[index], levels, fabric, level))
     return held_out
+
+
+def levelled_scores(scores, levels, fabric, level=None):
+    """Scores whose logits are moved so that the fabric's level, or the one given, becomes the median of all fabrics'.
+
+    In probabilities, p -> p e^s / (1 + p (e^s - 1)) is the same as adding s to the logit, without its logarithms.
+    """
+    if fabric not in levels:
+        return scores
+    level = levels[fabric] if level is None else level
+    factor = np.float32(math.exp(np.median(list(levels.values())) - level))
+    return np.clip(scores * factor / (1 + scores * (factor - 1)), FLOOR, 1)
 
 
 def logit(scores):
@@ -259,9 +275,7 @@ class DraemDetector:
         too much. Where a fabric has no other roll, its own must do. rolls: list of `fabric.Roll`, those that the levels
         were taken from. Returns a list of float32 `(N,)`.
         """
-        raw, fabrics = patch_scores(self.model, rolls), [roll.fabric for roll in rolls]
-        levels = held_out_levels(raw, fabrics)
-        return [_moved(*roll) for roll in zip(raw, [self.levels] * len(rolls), fabrics, levels, strict=True)]
+        return held_out_scores(patch_scores(self.model, rolls), [roll.fabric for roll in rolls], self.levels)
 
     def _levelled(self, scores, edges, fabric):
         if not self.is_calibrated(fabric):
@@ -274,17 +288,5 @@ class DraemDetector:
                 )
             return scores
         cloth = scores[:, slice(*edges)]
-        cloth[...] = _moved(cloth, self.levels, fabric)
+        cloth[...] = levelled_scores(cloth, self.levels, fabric)
         return scores
-
-
-def _moved(scores, levels, fabric, level=None):
-    """Scores whose logits are moved so that the fabric's level, or the one given, becomes the median of all fabrics'.
-
-    In probabilities, p -> p e^s / (1 + p (e^s - 1)) is the same as adding s to the logit, without its logarithms.
-    """
-    if fabric not in levels:
-        return scores
-    level = levels[fabric] if level is None else level
-    factor = np.float32(math.exp(np.median(list(levels.values())) - level))
-    return np.clip(scores * factor / (1 + scores * (factor - 1)), FLOOR, 1)

@@ -177,7 +177,7 @@ def _curves(evaluation):
         return "<h2>Curves</h2><p>None: all patches are of one class.</p>"
     level = evaluation.threshold.value
     bands = intervals.curve_bands(labels, scores, intervals.draw_rolls(len(evaluation.rolls))[:, owners])
-    curves = _png(plots.plot_roc_pr_bands(labels, scores, level, intervals.GRID, bands))
+    curves = _png(plots.plot_roc_pr(labels, scores, level, intervals.GRID, bands))
     histograms = plots.plot_scores(scores[~labels], scores[labels], level)
     histograms.axes[0].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars, not over them
     return (

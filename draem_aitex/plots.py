@@ -166,10 +166,10 @@ def plot_training(log, sample=None):
     return figure
 
 
-def plot_roc_pr(labels, scores, threshold=None):
-    """ROC and precision-recall curve; the threshold's operating point as a dot.
+def plot_roc_pr(labels, scores, threshold=None, grid=None, bands=None):
+    """ROC and precision-recall curve; the threshold's operating point as a dot, bands behind the curves.
 
-    labels: bool `(N,)` with both classes; scores: float `(N,)`.
+    labels: bool `(N,)` with both classes; scores: float `(N,)`; bands: of `intervals.curve_bands`, at `grid`.
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -191,6 +191,8 @@ def plot_roc_pr(labels, scores, threshold=None):
         roc.plot(alarm, hit, "o", color="#d50000", label="threshold")
         if called.any():
             pr.plot(hit, labels[called].mean(), "o", color="#d50000", label="threshold")
+    for axis, band in zip((roc, pr), bands or (), strict=False):
+        axis.fill_between(grid, *band, alpha=0.2, linewidth=0)
     named = ((roc, "ROC", "false-alarm rate", "recall"), (pr, "precision-recall", "recall", "precision"))
     for axis, title, x, y in named:
         axis.set(title=title, xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
@@ -354,11 +356,3 @@ def _ring(axis, mask):
 def _same_shape(first, second, names):
     if np.shape(first) != np.shape(second):
         raise InputError(f"{names}: shapes {np.shape(first)} and {np.shape(second)}; expected one shape for both")
-
-
-def plot_roc_pr_bands(labels, scores, threshold, grid, bands):
-    """`plot_roc_pr` with the bands of `intervals.curve_bands` at `grid` behind the curves; without, for None."""
-    figure = plot_roc_pr(labels, scores, threshold)
-    for axis, band in zip(figure.axes, bands or (), strict=False):
-        axis.fill_between(grid, *band, alpha=0.2, linewidth=0)
-    return figure
