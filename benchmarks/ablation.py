@@ -22,7 +22,7 @@ from record import add_data, circumstances, need_data, write
 from draem_aitex import aitex, fabric, metrics
 from draem_aitex.augmenter import AugmenterConfig
 from draem_aitex.errors import InputError
-from draem_aitex.inference import DraemDetector, fabric_levels
+from draem_aitex.inference import DraemDetector
 from draem_aitex.networks import PRESETS
 from draem_aitex.patcher import extract_patches, patch_maxima
 from draem_aitex.recipe import TrainConfig
@@ -130,7 +130,8 @@ def run_all(options):
 
 def judge(model, calibration, development):
     """Figures of one model on the development rolls' patches."""
-    detector = DraemDetector(model, fabric_levels(model, calibration))
+    detector = DraemDetector(model)
+    detector.levels = detector.levels_from(calibration)
     calibrated = metrics.calibration_scores(detector, calibration)
     thresholds = {rate: calibrated.threshold(rate).value for rate in (0.01, 0.05)}
     scores, sizes, picks = [], [], []

@@ -20,8 +20,9 @@ from record import ROOT, add_data, circumstances, need_data, write
 from draem_aitex import aitex, fabric, metrics
 from draem_aitex.checkpoint import load_checkpoint, load_model
 from draem_aitex.commands import check_writable
+from draem_aitex.detector import held_out_scores, levelled_scores, levels_of
 from draem_aitex.errors import InputError
-from draem_aitex.inference import DraemDetector, held_out_scores, levelled_scores, levels_of
+from draem_aitex.inference import DraemDetector
 from draem_aitex.patcher import patch_maxima
 
 CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
@@ -53,7 +54,7 @@ def main():
 def measure(options):
     collection = aitex.scan(options.data)
     split = aitex.split_records(collection.records)
-    model = load_model(load_checkpoint(options.checkpoint), options.checkpoint)
+    model = load_model(load_checkpoint(options.checkpoint, "draem"), options.checkpoint)
     calibration = fabric.load_rolls(split.calibration)
     development = [roll for roll in fabric.load_rolls(split.development) if roll.mask is not None and roll.mask.any()]
     rolls = [*calibration, *development]

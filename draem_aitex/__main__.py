@@ -16,6 +16,23 @@ from draem_aitex import commands
 from draem_aitex.errors import InputError
 
 
+FIT_OPTIONS = {  # of `fit vae` and `fit patchcore`, each named as the detector's own argument
+    "vae": {
+        "steps": {"type": int, "default": 600, "help": "of 32 crops (default: 600)"},
+        "error": {"default": "l1", "help": "l1 (default) or mse"},
+        "beta": {"type": float, "default": 0.01, "help": "weight of the Kullback-Leibler term (default: 0.01)"},
+        "smoothing": {"type": float, "default": 3.0, "metavar": "PIXELS", "help": "of the map (default: 3)"},
+    },
+    "patchcore": {
+        "backbone": {"default": "fft", "help": "what it sees of a picture (default: fft)"},
+        "per_fabric": {"action": "store_true", "help": "a bank for each fabric instead of one for all"},
+        "bank_size": {"type": int, "default": 2000, "help": "vectors kept, of each bank (default: 2000)"},
+        "pool_size": {"type": int, "default": 20_000, "help": "random cells that they are of (default: 20000)"},
+        "smoothing": {"type": float, "default": 0.0, "metavar": "PIXELS", "help": "of the map (default: none)"},
+    },
+}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -74,6 +91,19 @@ def build_parser():
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.set_defaults(run=_train)
 
+    fit = subparsers.add_parser("fit", help="fit one of the earlier approaches, to compare: vae or patchcore")
+    baselines = fit.add_subparsers(dest="detector", required=True, parser_class=_Parser)
+    for name, what in (("vae", "a variational autoencoder"), ("patchcore", "a memory bank")):
+        baseline = baselines.add_parser(name, help=what)
+        baseline.add_argument("--data", **data)
+        baseline.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT")
+        for option in FIT_OPTIONS[name]:
+            baseline.add_argument(f"--{option.replace('_', '-')}", **FIT_OPTIONS[name][option])
+        baseline.add_argument("--fabric", nargs="+", default=[], metavar="FF", help="fabric codes; all without it")
+        baseline.add_argument("--seed", type=int, default=0)
+        baseline.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        baseline.set_defaults(run=_fit)
+
     evaluate = subparsers.add_parser("evaluate", help="judge a checkpoint on rolls it has not seen")
     evaluate.add_argument("--data", **data)
     evaluate.add_argument("--checkpoint", type=Path, required=True)
@@ -109,6 +139,12 @@ def build_parser():
     info.add_argument("checkpoint", type=Path)
     info.set_defaults(run=commands.info)
     return parser
+
+
+def _fit(options):
+    from draem_aitex import fit_command  # with torch as well
+
+    return fit_command.fit(options)
 
 
 def _train(options):

@@ -27,20 +27,30 @@ def kept_figures(figures):
 
 def headline(content):
     """What a checkpoint is: its data, its training and, once it was judged, its figures. A list of lines."""
-    config, made = content["config"], content.get("made")
-    preset = config["preset"] if isinstance(config["preset"], str) else "networks of its own"
-    weights = sum(tensor.numel() for key, tensor in content["weights"].items() if not key.endswith(MEASURED)) / 1e6
+    what, how = _draem(content) if content["detector"] == "draem" else _baseline(content)
     fabrics = f", fabrics {', '.join(content['fabrics'])}" if content.get("fabrics") else ""
-    so_far = "" if content["finished"] else " so far (not finished)"
+    made = content.get("made")
     where = f", {made['date']}, {made['machine']}" if made else ""
-    lines = [
-        f"DRAEM, {preset}, {weights:.2f} M weights, trained on {content.get('source', 'rolls of your own')}{fabrics}",
-        f"{content['steps']:,} steps in {content['seconds'] / 60:.1f} minutes{so_far}, seed {config['seed']}{where}",
-    ]
+    lines = [f"{what} on {content.get('source', 'rolls of your own')}{fabrics}", how + where]
     for part in ("test", "development"):
         if part in content.get("figures", {}):
             return [*lines, _in_words(part, content["figures"][part])]
     return lines
+
+
+def _draem(content):
+    config = content["config"]
+    preset = config["preset"] if isinstance(config["preset"], str) else "networks of its own"
+    weights = sum(tensor.numel() for key, tensor in content["weights"].items() if not key.endswith(MEASURED)) / 1e6
+    so_far = "" if content["finished"] else " so far (not finished)"
+    return (
+        f"DRAEM, {preset}, {weights:.2f} M weights, trained",
+        f"{content['steps']:,} steps in {content['seconds'] / 60:.1f} minutes{so_far}, seed {config['seed']}",
+    )
+
+
+def _baseline(content):
+    return f"{content['what']}, fitted", f"in {content['seconds']:.0f} seconds, seed {content['seed']}"
 
 
 def _in_words(part, figures):

@@ -13,8 +13,12 @@ from draem_aitex.errors import InputError, one_line
 from draem_aitex.files import write_whole
 from draem_aitex.networks import NetworkConfig, build_draem
 
-FORMAT = "draem_aitex checkpoint 3"
-ALWAYS = {"network", "weights", "config", "steps", "seconds", "log", "finished"}  # what every checkpoint holds
+FORMAT = "draem_aitex checkpoint 4"
+ALWAYS = {  # what every checkpoint of a detector holds
+    "draem": {"network", "weights", "config", "steps", "seconds", "log", "finished"},
+    "vae": {"what", "options", "state", "seed", "seconds"},
+    "patchcore": {"what", "options", "state", "seed", "seconds"},
+}
 
 
 def save_checkpoint(path, content):
@@ -25,16 +29,17 @@ def save_checkpoint(path, content):
     write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 
-def load_checkpoint(path, device="cpu"):
-    """Read a checkpoint: a dict with `format`, `network`, `config`, `weights`, `split`, `threshold` and more.
+def load_checkpoint(path, detector=None):
+    """Read a checkpoint, on the CPU: a dict with `format`, `detector`, and what that detector keeps (`ALWAYS`).
 
-    Raises `InputError` for a file that is missing, no checkpoint, damaged, or of another version.
+    detector: the kind that is wanted, "draem" say; None takes any. Raises `InputError` for a file that is missing, no
+    checkpoint, damaged, of another version, or of another detector.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train one first (python -m draem_aitex train --out {path})")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except Exception:  # torch raises a dozen types here, for one cause: this is no readable checkpoint
@@ -42,8 +47,13 @@ def load_checkpoint(path, device="cpu"):
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "another program's file") if isinstance(content, dict) else "another file"
         raise InputError(f"{path}: not a checkpoint of this version (found {found!r}); expected {FORMAT!r}; train anew")
-    if missing := sorted(ALWAYS - set(content)):
+    kind = content.get("detector")
+    if kind not in ALWAYS:
+        raise InputError(f"{path}: holds a detector {kind!r}; expected one of {', '.join(ALWAYS)}; make it anew")
+    if missing := sorted(ALWAYS[kind] - set(content)):
         raise InputError(f"{path}: a checkpoint without {', '.join(missing)}; expected a whole one; train anew")
+    if detector not in (None, kind):
+        raise InputError(f"{path}: holds a detector {kind!r}; expected {detector!r}; give another file")
     return content
 
 
@@ -66,7 +76,7 @@ def load_model(content, name="checkpoint"):
 def network_content(model):
     """The part of a checkpoint that `load_model` needs."""
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    return {"network": asdict(model.config), "weights": weights}
+    return {"detector": "draem", "network": asdict(model.config), "weights": weights}
 
 
 def describe_split(split):

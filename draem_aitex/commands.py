@@ -61,13 +61,11 @@ def open_data(folder):
 
 
 def _load_detector(options):
-    """Detector, content and threshold of a checkpoint."""
-    from draem_aitex import inference, machine, metrics
+    """Detector, whichever it is, content and threshold of a checkpoint."""
+    from draem_aitex import detectors, machine, metrics
 
-    device = machine.pick_device(options.device)
-    detector, content = inference.DraemDetector.load(
-        options.checkpoint, device, quiet=True, bfloat16=getattr(options, "bfloat16", False)
-    )
+    device, sixteen_bits = machine.pick_device(options.device), getattr(options, "bfloat16", False)
+    detector, content = detectors.load_detector(options.checkpoint, device, quiet=True, bfloat16=sixteen_bits)
     if "threshold" not in content:
         raise InputError(
             f"{options.checkpoint}: no threshold yet, its training was not finished; run the same train command again"
@@ -198,6 +196,8 @@ def export(options):
 
     check_writable(options.file, ".onnx")
     detector, content, threshold = _load_detector(options)
+    if content["detector"] != "draem":
+        raise InputError(f"{options.checkpoint}: holds {detector.name}; expected DRAEM, which alone has an ONNX form")
     print("\n".join(_lines_about(options, content)), file=sys.stderr)
     size = export.export(detector, content, options.file)
     fabrics = ", ".join(detector.levels) or "none"

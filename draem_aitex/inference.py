@@ -1,23 +1,17 @@
 """Whole rolls: a roll's picture becomes an anomaly map of the same size, without seams and in bounded memory."""
 
 import math
-import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from draem_aitex.card import headline
-from draem_aitex.checkpoint import load_checkpoint, load_model
+from draem_aitex.checkpoint import load_model
+from draem_aitex.detector import FLOOR, Detector
 from draem_aitex.errors import InputError
 from draem_aitex.networks import fold_batch_norm
-from draem_aitex.patcher import patch_maxima
 
 MEMORY_MB = 512  # for what the networks hold while they look at cloth, unless another bound is given
 WINDOW_STEP = 128  # columns; a few widths for all rolls, or the convolutions' buffers pile up width by width
-LEVEL_SHARE = 0.1  # of a fabric's flawless patches lie above its level
-FLOOR = 1e-6  # smallest score on fabric; 0 is kept for "no fabric here"
 
 
 def anomaly_map(model, image, edges, memory_mb=MEMORY_MB):
@@ -155,72 +149,16 @@ def _on_the_grid(whole, most, margin, multiple, step):
     return list(zip(spans, zip(cuts, cuts[1:], strict=False), strict=True))
 
 
-def fabric_levels(model, rolls, share=LEVEL_SHARE):
-    """How high flawless cloth of each fabric scores: the logit that `share` of its patches exceed.
+class DraemDetector(Detector):
+    """DRAEM with the interface every detector has.
 
-    Some cloths are livelier than others, and the networks say so in every score. Taken from calibration rolls, which
-    were not trained on, the levels make the scores of different fabrics comparable (`DraemDetector.predict`).
-
-    rolls: list of `fabric.Roll`, defect-free. Returns a dict of fabric code to logit.
-    """
-    return levels_of(patch_scores(model, rolls), [roll.fabric for roll in rolls], share)
-
-
-def patch_scores(model, rolls):
-    """The patch scores of each roll as the networks give them: a list of float32 `(N,)`."""
-    maps = anomaly_maps(model, ((roll.image, roll.edges) for roll in rolls))
-    return [patch_maxima(found, roll.edges) for found, roll in zip(maps, rolls, strict=True)]
-
-
-def levels_of(scores, fabrics, share=LEVEL_SHARE):
-    """`fabric_levels` from the patch scores and the fabric code of each roll."""
-    together = {}
-    for part, fabric in zip(scores, fabrics, strict=True):
-        together.setdefault(fabric, []).append(logit(part))
-    together = {fabric: np.concatenate(parts) for fabric, parts in sorted(together.items())}
-    return {fabric: float(np.quantile(part, 1 - share)) for fabric, part in together.items() if len(part)}
-
-
-def held_out_scores(scores, fabrics, levels):
-    """The patch scores of each roll, levelled by what the *other* rolls say of its fabric; by its own if it is alone.
-
-    scores, fabrics: as in `levels_of`; levels: what that gives for all of them. Returns a list of `(N,)`.
-    """
-    held_out = []
-    for index, fabric in enumerate(fabrics):
-        others = [part for place, part in enumerate(scores) if place != index and fabrics[place] == fabric]
-        level = levels_of(others, [fabric] * len(others)).get(fabric)
-        held_out.append(levelled_scores(scores[index], levels, fabric, level))
-    return held_out
-
-
-def levelled_scores(scores, levels, fabric, level=None):
-    """Scores whose logits are moved so that the fabric's level, or the one given, becomes the median of all fabrics'.
-
-    In probabilities, p -> p e^s / (1 + p (e^s - 1)) is the same as adding s to the logit, without its logarithms.
-    """
-    if fabric not in levels:
-        return scores
-    level = levels[fabric] if level is None else level
-    factor = np.float32(math.exp(np.median(list(levels.values())) - level))
-    return np.clip(scores * factor / (1 + scores * (factor - 1)), FLOOR, 1)
-
-
-def logit(scores):
-    """Log odds of scores in [0, 1], float64; scores below 1e-6 and above 1 - 1e-6 count as these."""
-    scores = np.clip(scores.astype(np.float64), FLOOR, 1 - FLOOR)
-    return np.log(scores / (1 - scores))
-
-
-class DraemDetector:
-    """DRAEM with the interface every detector has: `name` and `predict(image, edges, fabric)`.
-
-    model: a `networks.DRAEM`; a copy is taken, with its batch norms folded. levels: of `fabric_levels`; without them,
-    scores stay as the networks give them. memory_mb: see `anomaly_map`. bfloat16: compute in
-    sixteen bits, which is faster where the device does so by itself and changes scores by about a hundredth.
+    model: a `networks.DRAEM`; a copy is taken, with its batch norms folded. levels: of `levels_from`; without them,
+    scores stay as the networks give them. memory_mb: see `anomaly_map`; several rolls go through the networks together
+    where it allows. bfloat16: compute in sixteen bits, which is faster where the device does so by itself and changes
+    scores by about a hundredth.
     """
 
-    name = "DRAEM"
+    name, kind = "DRAEM", "draem"
 
     def __init__(self, model, levels=None, memory_mb=MEMORY_MB, bfloat16=False):
         if not memory_mb > 0:
@@ -230,63 +168,19 @@ class DraemDetector:
         self.memory_mb = memory_mb
 
     @classmethod
-    def load(cls, path, device="cpu", quiet=False, **options):
-        """The detector of a checkpoint file, and the file's content: `(detector, content)`; prints what it is.
-
-        options: `memory_mb` and `bfloat16` of the detector.
-        """
-        content = load_checkpoint(path)
-        if not quiet:
-            print("\n".join([f"{Path(path).name}:", *headline(content)]))
-        return cls(load_model(content, path).to(device), content.get("fabric_levels"), **options), content
+    def from_content(cls, content, path, device="cpu", **options):
+        """The detector of a checkpoint's content. options: `memory_mb` and `bfloat16`."""
+        return cls(load_model(content, path).to(device), content.get("fabric_levels"), **options)
 
     @property
     def size_bytes(self):
         """Memory of the weights."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
 
-    def predict(self, image, edges, fabric=None):
-        """Anomaly map of a roll: float32 `(H, W)`, see `anomaly_map`.
+    def raw_map(self, image, edges, fabric=None):
+        """`anomaly_map` of a roll; the fabric does not matter."""
+        return anomaly_map(self.model, image, edges, self.memory_mb)
 
-        fabric: the roll's fabric code. Its logits are moved so that flawless cloth of every fabric reaches the same
-        level, the median of all fabrics'. For None they stay as they are, and so they do, with a warning, for a fabric
-        that was not calibrated.
-        """
-        return self._levelled(anomaly_map(self.model, image, edges, self.memory_mb), edges, fabric)
-
-    def predict_rolls(self, rolls, quiet=True):
-        """`predict` for many rolls, a bar besides unless `quiet`: a generator of maps, in the rolls' order.
-
-        rolls: list of `fabric.Roll`; several go through the networks together where the memory bound allows.
-        """
-        maps = anomaly_maps(self.model, ((roll.image, roll.edges) for roll in rolls), self.memory_mb)
-        bar = tqdm(maps, desc="predicting", unit="roll", total=len(rolls), disable=quiet)
-        for roll, scores in zip(rolls, bar, strict=True):
-            yield self._levelled(scores, roll.edges, roll.fabric)
-
-    def is_calibrated(self, fabric):
-        """Whether scores of this fabric are comparable with the threshold; of others they are as the networks give."""
-        return fabric in self.levels
-
-    def held_out_patch_scores(self, rolls):
-        """Patch scores of calibration rolls, each levelled by what the *others* say of its fabric.
-
-        Levelled by itself a roll would look quieter than a new one does, and a threshold from such scores would promise
-        too much. Where a fabric has no other roll, its own must do. rolls: list of `fabric.Roll`, those that the levels
-        were taken from. Returns a list of float32 `(N,)`.
-        """
-        return held_out_scores(patch_scores(self.model, rolls), [roll.fabric for roll in rolls], self.levels)
-
-    def _levelled(self, scores, edges, fabric):
-        if not self.is_calibrated(fabric):
-            if self.levels and fabric is not None:
-                known = ", ".join(self.levels)
-                warnings.warn(
-                    f"fabric {fabric}: not calibrated (known: {known}); scored as is, and the threshold's false-alarm "
-                    "rate does not hold for it",
-                    stacklevel=3,
-                )
-            return scores
-        cloth = scores[:, slice(*edges)]
-        cloth[...] = levelled_scores(cloth, self.levels, fabric)
-        return scores
+    def raw_maps(self, rolls):
+        """`anomaly_maps` of many rolls."""
+        return anomaly_maps(self.model, ((roll.image, roll.edges) for roll in rolls), self.memory_mb)

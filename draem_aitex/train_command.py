@@ -52,16 +52,12 @@ def _weights(words):
     return weights
 
 
-def _choose_fabrics(records, fabrics):
-    known = sorted({record.fabric for record in records})
-    for code in fabrics:
-        if code not in known:
-            raise InputError(f"--fabric {code}: no such fabric in this folder; expected some of {', '.join(known)}")
-    return [record for record in records if not fabrics or record.fabric in fabrics]
+def open_split(options):
+    """The rolls that the options name: `(collection, fabrics, split, calibration)`, the last one loaded.
 
-
-def _train(options, config, device):
-    collection = ranks.in_turn(lambda: open_data(options.data))  # the first makes the simulated fabric, if need be
+    Raises `InputError` for an unknown fabric, and where there is nothing to train on or to take a threshold from.
+    """
+    collection = open_data(options.data)
     fabrics = sorted(set(options.fabric))
     split = aitex.split_records(_choose_fabrics(collection.records, fabrics))
     if not split.train or not split.calibration:
@@ -79,6 +75,20 @@ def _train(options, config, device):
         f"split by roll: {len(split.train)} train, {len(split.calibration)} calibration, "
         f"{len(split.development)} development, {len(split.test)} test"
     )
+    return collection, fabrics, split, calibration
+
+
+def _choose_fabrics(records, fabrics):
+    known = sorted({record.fabric for record in records})
+    for code in fabrics:
+        if code not in known:
+            raise InputError(f"--fabric {code}: no such fabric in this folder; expected some of {', '.join(known)}")
+    return [record for record in records if not fabrics or record.fabric in fabrics]
+
+
+def _train(options, config, device):
+    # Process by process: the first one makes the simulated fabric, if need be.
+    collection, fabrics, split, calibration = ranks.in_turn(lambda: open_split(options))
     extra = {"source": collection.source, "fabrics": fabrics, "split": checkpoint.describe_split(split)}
     result = training.train(
         fabric.load_rolls(split.train),
@@ -102,17 +112,32 @@ def _finish(options, device, result, split, calibration):
     """Calibrate and judge a trained model, and write down how it was made; done once."""
     content = checkpoint.load_checkpoint(options.out)
     if "made" not in content:
-        detector = inference.DraemDetector(result.model, inference.fabric_levels(result.model, calibration))
-        scores = metrics.calibration_scores(detector, calibration)
-        threshold = scores.threshold(max(RATE, scores.finest_rate))
-        content |= {"fabric_levels": detector.levels, "threshold": asdict(threshold), "made": _made(options, device)}
-        content["calibration"] = {"scores": scores.scores.tolist(), "rolls": scores.rolls}
-        if split.development:
-            judged = report.evaluate(detector, split.development, threshold, quiet=not sys.stderr.isatty())
-            content["figures"] = {"development": card.kept_figures(judged.figures())}
+        detector = inference.DraemDetector(result.model)
+        content |= {**calibrated(detector, calibration, split.development), "made": _made(options, device)}
         checkpoint.save_checkpoint(options.out, content)
-    threshold = metrics.Threshold(**content["threshold"])
     print(f"trained {result.steps} steps on {device.type}: {options.out}")
+    print_threshold(content)
+
+
+def calibrated(detector, calibration, development):
+    """Give a detector its levels; what a checkpoint keeps of them, of its threshold and its development figures.
+
+    calibration: rolls; development: records.
+    """
+    detector.levels = detector.levels_from(calibration)
+    scores = metrics.calibration_scores(detector, calibration)
+    threshold = scores.threshold(max(RATE, scores.finest_rate))
+    content = {"fabric_levels": detector.levels, "threshold": asdict(threshold)}
+    content["calibration"] = {"scores": scores.scores.tolist(), "rolls": scores.rolls}
+    if development:
+        judged = report.evaluate(detector, development, threshold, quiet=not sys.stderr.isatty())
+        content["figures"] = {"development": card.kept_figures(judged.figures())}
+    return content
+
+
+def print_threshold(content):
+    """Say which threshold a checkpoint's content holds, and where it promises less than was wanted."""
+    threshold = metrics.Threshold(**content["threshold"])
     print(
         f"threshold {threshold.value:.4g} for {threshold.wanted:.1%} false-alarm patches, from {threshold.patches} "
         f"patches of {threshold.rolls} calibration rolls"
@@ -122,7 +147,6 @@ def _finish(options, device, result, split, calibration):
 
 
 def _made(options, device):
-    """When, where and by which command a checkpoint was made."""
     start = "python" if ranks.count() == 1 else f"torchrun --nproc-per-node={ranks.count()}"
     given = {
         "data": options.data and "DIR",
@@ -135,9 +159,14 @@ def _made(options, device):
     words = [f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else f"--{name} {value}"
              for name, value in given.items() if value is not None]  # fmt: skip
     words += ["--as-recorded"] if options.as_recorded else []
+    return made([f"{start} -m draem_aitex train", *words], options.out, device)
+
+
+def made(words, out, device):
+    """When, where, with what and by which command a checkpoint was made. words: the command's, but for `--out`."""
     return {
         "date": datetime.date.today().isoformat(),
         "machine": machine.describe(device),
-        "command": " ".join([f"{start} -m draem_aitex train", *words, f"--out {options.out.name}"]),
+        "command": " ".join([*words, f"--out {out.name}"]),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
     }

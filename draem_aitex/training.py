@@ -92,7 +92,7 @@ class _Run:
             remove_leftovers(self.log_path)
         if not self.path.exists():
             return False
-        content = load_checkpoint(self.path)
+        content = load_checkpoint(self.path, "draem")
         for name, wanted in {"config": asdict(self.trainer.config), **self.extra}.items():
             if content.get(name) != wanted:
                 raise InputError(

@@ -1,0 +1,54 @@
+"""The `fit` command: one of the earlier approaches, calibrated and judged as a training of DRAEM is."""
+
+import time
+
+import torch
+
+from draem_aitex import card, checkpoint, fabric
+from draem_aitex.baselines import VAE, PatchCore
+from draem_aitex.commands import check_writable
+from draem_aitex.train_command import calibrated, made, open_split, print_threshold
+
+
+def fit(options):
+    """Fit a VAE or a memory bank to the training rolls; the checkpoint is written at the end, whole.
+
+    A fit takes seconds to minutes and is not resumed: after an interruption the same command starts anew.
+    """
+    check_writable(options.out)
+    detector, arguments = _detector(options)
+    collection, fabrics, split, calibration = open_split(options)
+    generator, started = torch.Generator().manual_seed(options.seed), time.perf_counter()
+    detector.fit(fabric.load_rolls(split.train), generator, **arguments)
+    content = {
+        **detector.content(),
+        "seed": options.seed,
+        "seconds": time.perf_counter() - started,
+        "source": collection.source,
+        "fabrics": fabrics or detector.fabrics,
+        "split": checkpoint.describe_split(split),
+    }
+    own = [record for record in split.development if not detector.fabrics or record.fabric in detector.fabrics]
+    content |= {**calibrated(detector, calibration, own), "made": made(_words(options), options.out, detector.device)}
+    checkpoint.save_checkpoint(options.out, content)
+    print("\n".join([f"{options.out}:", *card.headline(content)]))
+    print_threshold(content)
+
+
+def _detector(options):
+    """The detector that the options describe, and what its `fit` is given besides."""
+    if options.detector == "vae":
+        detector = VAE(error=options.error, beta=options.beta, smoothing=options.smoothing, device=options.device)
+        return detector, {"steps": options.steps}
+    names = ("backbone", "per_fabric", "bank_size", "pool_size", "smoothing", "device")
+    return PatchCore(**{name: getattr(options, name) for name in names}), {}
+
+
+def _words(options):
+    """The command that was given, but for `--out`, with DIR for the folder."""
+    names = ("steps", "error", "beta", "backbone", "bank_size", "pool_size", "smoothing", "seed")
+    given = {"data": options.data and "DIR", **{name: getattr(options, name, None) for name in names}}
+    given["fabric"] = " ".join(options.fabric) or None
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
+    words += ["--per-fabric"] if getattr(options, "per_fabric", False) else []
+    return [f"python -m draem_aitex fit {options.detector}", *words]
