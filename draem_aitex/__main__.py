@@ -15,7 +15,6 @@ import cv2
 from draem_aitex import commands
 from draem_aitex.errors import InputError
 
-
 FIT_OPTIONS = {  # of `fit vae` and `fit patchcore`, each named as the detector's own argument
     "vae": {
         "steps": {"type": int, "default": 600, "help": "of 32 crops (default: 600)"},

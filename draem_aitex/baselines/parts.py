@@ -1,4 +1,4 @@
-"""What both baselines need: a checked picture, a smoothed map."""
+"""What both baselines need: a checked picture, a smoothed map, scores from 0 to 1."""
 
 import math
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from draem_aitex.detector import FLOOR
 from draem_aitex.errors import InputError
 
 
@@ -41,3 +42,15 @@ def smoothed(field, sigma):
     taps = taps / taps.sum()
     padded = F.pad(field, (reach,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))
+
+
+def odds_to_scores(odds):
+    """x / (1 + x): a number from 0 up, in units of what is usual, as a score from 1e-6 to 1; 0.5 is one unit."""
+    return (odds / (1 + odds)).clamp_min(FLOOR)
+
+
+def on_roll(image, edges, values):
+    """Values `(1, 1, H, end - start)` in the fabric's columns of a roll: float32 `(H, W)`, 0 beside them."""
+    whole = np.zeros(image.shape, np.float32)
+    whole[:, edges[0] : edges[1]] = values[0, 0].float().cpu().numpy()
+    return whole

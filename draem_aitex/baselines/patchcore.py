@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from draem_aitex.baselines.backbones import NAMES, build_backbone
 from draem_aitex.baselines.neighbours import searcher
-from draem_aitex.baselines.parts import check_picture, smoothed
+from draem_aitex.baselines.parts import check_picture, odds_to_scores, on_roll, smoothed
 from draem_aitex.detector import FLOOR, Detector
 from draem_aitex.errors import InputError, one_line
 from draem_aitex.inference import windows
@@ -159,12 +159,9 @@ class PatchCore(Detector):
                 found = search((cells - bank["mean"]) / bank["spread"])
                 place = (slice(*(n // stride for n in own)) for own in (own_rows, own_columns))
                 distances[tuple(place)] = found.view(down.stop - down.start, across.stop - across.start)
-        scores = distances / (distances + bank["radius"])
-        scores = F.interpolate(scores[None, None], scale_factor=stride, mode="bilinear", align_corners=False)
-        scores = smoothed(scores[..., : cloth.shape[0], : cloth.shape[1]], self.options["smoothing"])
-        whole = np.zeros(image.shape, np.float32)
-        whole[:, edges[0] : edges[1]] = scores[0, 0].clamp_min(FLOOR).cpu().numpy()
-        return whole
+        distances = F.interpolate(distances[None, None], scale_factor=stride, mode="bilinear", align_corners=False)
+        distances = smoothed(distances[..., : cloth.shape[0], : cloth.shape[1]], self.options["smoothing"])
+        return on_roll(image, edges, odds_to_scores(distances / bank["radius"]))
 
     def _bank_of(self, fabric):
         if not self.banks:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from draem_aitex.baselines.parts import check_picture, smoothed
+from draem_aitex.baselines.parts import check_picture, odds_to_scores, on_roll, smoothed
 from draem_aitex.detector import FLOOR, Detector
 from draem_aitex.errors import InputError, one_line
 from draem_aitex.machine import pick_device
@@ -111,14 +111,14 @@ class VAE(Detector):
     @torch.inference_mode()
     def reconstruct(self, image, edges):
         """Decode a roll's mean code: uint8 `(H, W)` in, float32 `(H, W)` in [0, 1] out, 0 beside the fabric."""
-        return _on_roll(image, edges, self._decoded(check_picture(image, edges, LEAST)))
+        return on_roll(image, edges, self._decoded(check_picture(image, edges, LEAST)))
 
     @torch.inference_mode()
     def raw_map(self, image, edges, fabric=None):
         """Score a roll by its reconstruction error; the fabric does not matter. `InputError` before `fit`."""
         cloth = check_picture(image, edges, LEAST)
         error = smoothed(self._error(self._decoded(cloth), _as_input(cloth, self.device)), self.options["smoothing"])
-        return _on_roll(image, edges, (error / (error + self.unit)).clamp_min(FLOOR))
+        return on_roll(image, edges, odds_to_scores(error / self.unit))
 
     def _error(self, decoded, images):
         difference = decoded - images
@@ -204,10 +204,3 @@ def _block(inside: int, outside: int) -> nn.Sequential:
 def _as_input(cloth, device):
     """uint8 (H, W) -> float32 (1, 1, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(cloth)).to(device).float().div_(255)[None, None]
-
-
-def _on_roll(image, edges, values):
-    """Put the fabric's values back in their columns: float32 (H, W), 0 elsewhere."""
-    whole = np.zeros(image.shape, np.float32)
-    whole[:, edges[0] : edges[1]] = values[0, 0].float().cpu().numpy()
-    return whole

@@ -1,0 +1,225 @@
+"""DRAEM's shipped checkpoint beside the earlier approaches: same rolls, same split, same metrics, same machine.
+
+    python benchmarks/baselines.py --data data/aitex [--only NAME ...]
+
+Each baseline gets a fair chance: it is fitted to all training rolls in each of a few ways (VAE: 8, a memory bank: 4),
+each fit is read in eight (four smoothings of the map; scores levelled by fabric or not), and the reading with the
+highest patch AUROC on the *development* rolls is the one that is judged on the test rolls, once. The threshold comes
+from the calibration rolls, for 1 % of flawless patches called falsely. DRAEM is the shipped checkpoint, with the
+threshold that it came with. Backbones whose weights are neither on this machine nor to be fetched are recorded as not
+measured. A time a roll is the median of several, DRAEM's taken in turn with it. Every finished row is written to the
+record; called again, the script goes on where it stopped. The last line is one JSON object.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from record import ROOT, add_data, circumstances, medians, need_data, write
+
+from draem_aitex import aitex, fabric, metrics, report
+from draem_aitex.baselines import VAE, PatchCore
+from draem_aitex.baselines.backbones import NAMES
+from draem_aitex.baselines.parts import odds_to_scores, on_roll, smoothed
+from draem_aitex.commands import check_writable
+from draem_aitex.detector import levelled_scores, levels_of
+from draem_aitex.errors import InputError
+from draem_aitex.inference import DraemDetector
+from draem_aitex.patcher import patch_maxima
+from draem_aitex.sampler import Variation
+
+CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
+RECORD = Path(__file__).parent / "results" / "baselines.json"
+RATE, SEED = 0.01, 0
+VAE_STEPS = 2000
+SMOOTHINGS = (0, 2, 4, 8)  # standard deviations, px
+POOLED = {"bank_size": 10_000, "pool_size": 100_000}
+PER_FABRIC = {"per_fabric": True, "bank_size": 2000, "pool_size": 20_000}  # each
+FIGURES = (
+    "patch_auroc", "patch_auroc_mean_of_fabrics", "patch_ap", "patch_recall", "patch_precision", "patch_true_positives",
+    "positive_patches", "patch_false_positives", "patches", "hits", "defects", "pixel_auroc", "pixel_ap",
+    "n_test_rolls",
+)  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data(parser)
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"some of: {'; '.join(rows())}")
+    parser.add_argument("--record", type=Path, default=RECORD, metavar="FILE")
+    options = parser.parse_args()
+    try:
+        need_data(options)
+        check_writable(options.record)
+        for name in options.only:
+            if name not in rows():
+                raise InputError(f"--only {name}: no such row; expected some of {'; '.join(rows())}")
+        record = run_all(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_table(record)
+    print(json.dumps(record["rows"]))
+    return 0
+
+
+def rows():
+    """Name of each row to its ways: a list of (detector's arguments, fit's arguments)."""
+    variations = (False, True)
+    ways = {"VAE": [
+        ({"error": error, "beta": beta}, {"steps": VAE_STEPS, "varied": varied})
+        for error, beta, varied in itertools.product(("l1", "mse"), (0.01, 0.001), variations)
+    ]}  # fmt: skip
+    for backbone in NAMES:
+        for learn_steps in (0, 300) if backbone == "shallow" else (0,):
+            label = backbone if backbone != "shallow" else f"shallow, {'trained' if learn_steps else 'random'}"
+            for kind, bank in (("one bank", POOLED), ("one a fabric", PER_FABRIC)):
+                ways[f"PatchCore, {label}, {kind}"] = [
+                    ({"backbone": backbone, "learn_steps": learn_steps, "neighbourhood": size, **bank},
+                     {"varied": varied})
+                    for size, varied in itertools.product((1, 3), variations)
+                ]  # fmt: skip
+    return ways
+
+
+def run_all(options):
+    """Measure the rows that the record lacks; returns the record."""
+    collection = aitex.scan(options.data)
+    split = aitex.split_records(collection.records)
+    record = open_record(options.record, collection.source)
+    parts = {part: fabric.load_rolls(getattr(split, part)) for part in ("train", "calibration", "development")}
+    parts["development"] = [roll for roll in parts["development"] if roll.mask is not None and roll.mask.any()]
+    draem, content = DraemDetector.load(CHECKPOINT, quiet=True)
+    roll = parts["calibration"][0]
+    if "DRAEM" not in record["rows"]:
+        threshold = metrics.Threshold(**content["threshold"])
+        row = {"fit_seconds": content["seconds"], **judged(draem, split.test, threshold, draem, roll)}
+        keep(record, "DRAEM", row, options.record)
+    for name, ways in rows().items():
+        if (options.only and name not in options.only) or "patch_auroc" in record["rows"].get(name, {}):
+            continue
+        try:
+            detector, row = tuned(name, ways, parts)
+        except InputError as error:
+            if "not to be fetched" not in str(error):
+                raise
+            keep(record, name, {"not_measured": str(error).split(" not in ")[0]}, options.record)
+            continue
+        threshold = metrics.calibrate(detector, parts["calibration"], RATE)
+        records = [item for item in split.test if not detector.fabrics or item.fabric in detector.fabrics]
+        keep(record, name, {**row, **judged(detector, records, threshold, draem, roll)}, options.record)
+    return record
+
+
+def tuned(name, ways, parts):
+    """The fitted detector whose reading is the best on development rolls, and what was tried."""
+    best, tried = None, []
+    for arguments, how in ways:
+        detector, began = make(name, arguments), time.perf_counter()
+        fit = {**how, "variation": Variation() if how["varied"] else None}
+        fit.pop("varied")
+        detector.fit(parts["train"], torch.Generator().manual_seed(SEED), **fit)
+        seconds = time.perf_counter() - began
+        for reading, auroc in readings(detector, parts):
+            tried.append({**arguments, **how, **reading, "development_auroc": auroc})
+            if best is None or auroc > best[0]:
+                best = auroc, detector, seconds, len(tried) - 1
+        print(f"{name}: {tried[-1]} … best so far {best[0]:.3f}", file=sys.stderr, flush=True)
+    _, detector, seconds, index = best
+    detector.options |= {key: tried[index][key] for key in ("smoothing", "levelled")}
+    detector.levelled = tried[index]["levelled"]
+    detector.levels = detector.levels_from(parts["calibration"])
+    return detector, {"fit_seconds": seconds, "chosen": tried[index], "tried": tried}
+
+
+def make(name, arguments):
+    return VAE(smoothing=0, **arguments) if name == "VAE" else PatchCore(smoothing=0, **arguments)
+
+
+def readings(detector, parts):
+    """Development patch AUROC of a fitted detector's maps, read in each of the eight ways: (reading, AUROC) pairs."""
+    calibration, development = parts["calibration"], parts["development"]
+    rolls = [*calibration, *development]
+    maps = list(detector.raw_maps(rolls))
+    labels = np.concatenate([patch_maxima(roll.mask, roll.edges) for roll in development]).astype(bool)
+    for smoothing in SMOOTHINGS:
+        scores = [
+            patch_maxima(blurred(found, roll, smoothing), roll.edges) for found, roll in zip(maps, rolls, strict=True)
+        ]
+        for levelled in (True, False):
+            fabrics = [roll.fabric for roll in calibration]
+            levels = levels_of(scores[: len(calibration)], fabrics) if levelled else {}
+            rest = zip(scores[len(calibration) :], development, strict=True)
+            found = np.concatenate([levelled_scores(part, levels, roll.fabric) for part, roll in rest])
+            yield {"smoothing": smoothing, "levelled": levelled}, metrics.auroc(labels, found)
+
+
+def blurred(scores, roll, smoothing):
+    """The map that the detector would give with another smoothing: odds are what it smooths."""
+    if not smoothing:
+        return scores
+    cloth = torch.from_numpy(scores[:, slice(*roll.edges)])[None, None]
+    odds = smoothed(cloth / (1 - cloth).clamp_min(1e-6), smoothing)
+    return on_roll(roll.image, roll.edges, odds_to_scores(odds))
+
+
+def judged(detector, records, threshold, draem, roll):
+    """Figures on test rolls, and times and size."""
+    figures = report.evaluate(detector, records, threshold, quiet=not sys.stderr.isatty()).figures()
+    both = {"own": detector, "draem": draem}
+    tasks = {key: lambda one=one: one.predict(roll.image, roll.edges, roll.fabric) for key, one in both.items()}
+    taken = medians(tasks, 7, torch.device("cpu"))
+    return {
+        **{name: figures[name] for name in FIGURES},
+        "interval_patch_auroc": figures["intervals"]["patch_auroc"],
+        "by_defect": {code: [row["hits"], row["defects"]] for code, row in figures["by_defect"].items()},
+        "threshold": threshold.value,
+        "seconds_a_roll": taken["own"],
+        "times_draem_a_roll": taken["own"] / taken["draem"],
+        "bytes": detector.size_bytes,
+    }
+
+
+def open_record(path, source):
+    """The record so far; refuses to mix rows of other rolls."""
+    if not path.exists():
+        return {
+            **circumstances("python benchmarks/baselines.py"),
+            "source": source,
+            "rate": RATE,
+            "seed": SEED,
+            "rows": {},
+        }
+    record = json.loads(path.read_text())
+    if record["source"] != source:
+        raise InputError(f"{path}: holds rows of {record['source']}; expected {source}; give another --record")
+    return record
+
+
+def keep(record, name, row, path):
+    record["rows"][name] = report.without_nan(row)
+    write(path, record)
+
+
+def print_table(record):
+    print(f"{record['source']}, {record['date']}, {record['machine']}")
+    print(f"{'':36} AUROC  mean    AP  recall  prec.  hits  px AUROC/AP    fit s  s a roll      MB")
+    for name, row in record["rows"].items():
+        if "not_measured" in row:
+            print(f"{name:36} not measured here: {row['not_measured']}")
+            continue
+        number = {key: float("nan") if value is None else value for key, value in row.items()}
+        print(
+            "{name:36} {patch_auroc:5.3f} {patch_auroc_mean_of_fabrics:5.3f} {patch_ap:5.3f}  {patch_recall:6.3f} "
+            "{patch_precision:6.3f} {hits:3}/{defects} {pixel_auroc:6.3f}/{pixel_ap:5.3f} {fit_seconds:8.0f} "
+            "{seconds_a_roll:9.2f} {megabytes:7.2f}".format(**number, name=name, megabytes=row["bytes"] / 1e6)
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
