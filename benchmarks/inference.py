@@ -10,13 +10,11 @@ peer runs after ours. `peak_memory_mb` is the most that the process held up to t
 The last line is one JSON object; a record is written with --record FILE.
 """
 
-import resource
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
-from record import ROOT, load_peer, medians, run_speed, speed_parser
+from record import ROOT, load_peer, medians, peak_memory, run_speed, speed_parser
 
 from draem_aitex import loom
 from draem_aitex.inference import DraemDetector
@@ -45,7 +43,7 @@ def measure(options):
         "rolls_per_s": 1 / min(seconds.values()),
         "peer_rolls_per_s": None,
         "rolls_per_s_ratio": None,
-        "peak_memory_mb": _peak_memory(),
+        "peak_memory_mb": peak_memory(),
         **{f"rolls_per_s_{precision}": 1 / seconds[precision] for precision in precisions},
     }
     if options.peer is not None:
@@ -56,17 +54,6 @@ def measure(options):
     for precision in precisions:
         print(f"{precision}: {1 / seconds[precision]:.1f} rolls a second")
     return result
-
-
-def _peak_memory():
-    """Most memory the process has held so far, in MB of 2^20 bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux: there getrusage may give the peak of the process that started this one
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
-        )
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _peer(folder, device):

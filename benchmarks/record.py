@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import platform
+import resource
 import sys
 import time
 from pathlib import Path
@@ -95,6 +96,17 @@ def medians(tasks, runs, device, warm_up=2):
             if run >= warm_up:
                 times[name].append(time.perf_counter() - started)
     return {name: float(np.median(taken)) for name, taken in times.items()}
+
+
+def peak_memory():
+    """Most memory the process has held so far, in MB of 2^20 bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux: there getrusage may give the peak of the process that started this one
+        return (
+            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
+        )
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def load_peer(folder, name):

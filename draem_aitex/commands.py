@@ -156,8 +156,10 @@ def inspect(options):
     known = ", ".join(detector.levels) or "none"
     if options.fabric is not None and not detector.is_calibrated(options.fabric):
         raise InputError(f"--fabric {options.fabric}: not calibrated; expected one of {known}, or leave it out")
-    print("\n".join(_lines_about(options, content)), file=sys.stderr)
     codes = {path: options.fabric or aitex.fabric_code(path) for path in paths}
+    for path, (edges, _) in parts.items():
+        _check_fits(detector, path, edges, codes[path])
+    print("\n".join(_lines_about(options, content)), file=sys.stderr)
     strangers = sum(not detector.is_calibrated(code) for code in codes.values())
     if strangers:
         print(
@@ -170,7 +172,7 @@ def inspect(options):
     for path, (edges, notes) in parts.items():
         image = aitex.read_image(path)
         levelled = detector.is_calibrated(codes[path])
-        scores = detector.predict(image, edges, codes[path] if levelled else None)
+        scores = detector.predict(image, edges, codes[path] if levelled or detector.fabrics else None)
         _write_array(options.out / f"{path.stem}.npy", scores)
         _write_picture(options.out / f"{path.stem}.png", plots.overlay(image, scores, threshold.value))
         records.append(inspection.record(path, codes[path], levelled, scores, threshold.value, edges, notes))
@@ -178,6 +180,21 @@ def inspect(options):
     _write_json(options.json, {"checkpoint": options.checkpoint.name, "pictures": records})
     defective = any(record["verdict"] == "defect" for record in records)
     return DEFECTIVE if options.fail_on_defect and defective else 0
+
+
+def _check_fits(detector, path, edges, code):
+    """Raise `InputError` for a picture that the detector cannot judge."""
+    if detector.fabrics and code not in detector.fabrics:
+        raise InputError(
+            f"{path}: fabric {code or 'not named'}; expected one of {', '.join(detector.fabrics)}, which alone this "
+            "detector can judge; name it with --fabric, or leave the picture out"
+        )
+    height = len(aitex.read_image(path)) if detector.least > 1 else 1
+    if min(height, edges[1] - edges[0]) < detector.least:
+        raise InputError(
+            f"{path}: {height} x {edges[1] - edges[0]} pixels of fabric; expected {detector.least} x {detector.least} "
+            f"or more for {detector.name}; leave it out"
+        )
 
 
 def _print_record(record):

@@ -29,6 +29,8 @@ class Detector:
 
     name, kind = "detector", None
     levels = {}  # of calibrated fabrics: code to logit, see `levels_from`
+    fabrics = ()  # that it can judge; none named: any
+    least = 1  # px of fabric that it needs, either way
     levelled = True  # False: scores of all fabrics are compared as they are, and every level is 0
 
     @classmethod

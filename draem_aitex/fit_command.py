@@ -25,7 +25,7 @@ def fit(options):
         "seed": options.seed,
         "seconds": time.perf_counter() - started,
         "source": collection.source,
-        "fabrics": fabrics or detector.fabrics,
+        "fabrics": fabrics or list(detector.fabrics),
         "split": checkpoint.describe_split(split),
     }
     own = [record for record in split.development if not detector.fabrics or record.fabric in detector.fabrics]

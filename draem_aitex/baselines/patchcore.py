@@ -43,7 +43,7 @@ class PatchCore(Detector):
     search: see `neighbours.searcher`. pretrained: see `build_backbone`.
     """
 
-    name, kind = "PatchCore", "patchcore"
+    name, kind, least = "PatchCore", "patchcore", 32  # px; a picture is mirrored at its borders
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class PatchCore(Detector):
     def raw_map(self, image, edges, fabric=None):
         """Score a roll: d / (d + r) of each cell, upsampled and smoothed. Raises `InputError` before `fit`, for a
         fabric that has no bank, and for less than 32 x 32 px of fabric."""
-        cloth = check_picture(image, edges, least=32)
+        cloth = check_picture(image, edges, self.least)
         bank = self._bank_of(fabric)
         search, stride = searcher(bank["vectors"], self.search), self.backbone.stride
         multiple = self.backbone.multiple

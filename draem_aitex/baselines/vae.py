@@ -15,8 +15,6 @@ from draem_aitex.errors import InputError, one_line
 from draem_aitex.machine import pick_device
 from draem_aitex.sampler import CropSampler
 
-LEAST = 16  # px of fabric; the code has one vector for every 16 x 16
-
 
 class VAE(Detector):
     """A fully convolutional variational autoencoder, scored by what it fails to reconstruct.
@@ -36,7 +34,7 @@ class VAE(Detector):
     levelled: whether scores are levelled by fabric, see `Detector`.
     """
 
-    name, kind = "VAE", "vae"
+    name, kind, least = "VAE", "vae", 16  # px; the code has one vector for every 16 x 16
 
     def __init__(self, size=64, width=16, latent=16, beta=0.01, error="l1", smoothing=3.0, levelled=True, device="cpu"):
         if size < 16 or size % 16:
@@ -60,11 +58,6 @@ class VAE(Detector):
     def what(self):
         """The detector in words."""
         return f"VAE, {self.options['error']} error, {self.size_bytes / 4e6:.2f} M weights, trained {self.steps} steps"
-
-    @property
-    def fabrics(self):
-        """It is one network for all fabrics: an empty list."""
-        return []
 
     @property
     def size_bytes(self):
@@ -111,12 +104,12 @@ class VAE(Detector):
     @torch.inference_mode()
     def reconstruct(self, image, edges):
         """Decode a roll's mean code: uint8 `(H, W)` in, float32 `(H, W)` in [0, 1] out, 0 beside the fabric."""
-        return on_roll(image, edges, self._decoded(check_picture(image, edges, LEAST)))
+        return on_roll(image, edges, self._decoded(check_picture(image, edges, self.least)))
 
     @torch.inference_mode()
     def raw_map(self, image, edges, fabric=None):
         """Score a roll by its reconstruction error; the fabric does not matter. `InputError` before `fit`."""
-        cloth = check_picture(image, edges, LEAST)
+        cloth = check_picture(image, edges, self.least)
         error = smoothed(self._error(self._decoded(cloth), _as_input(cloth, self.device)), self.options["smoothing"])
         return on_roll(image, edges, odds_to_scores(error / self.unit))
 
