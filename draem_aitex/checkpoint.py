@@ -37,18 +37,20 @@ def load_checkpoint(path, detector=None):
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; train one first (python -m draem_aitex train --out {path})")
+        raise InputError(f"{path}: no such checkpoint; make one first (python -m draem_aitex train --out {path})")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except Exception:  # torch raises a dozen types here, for one cause: this is no readable checkpoint
-        raise InputError(f"{path}: not a readable checkpoint; expected a file written by draem_aitex train") from None
+        raise InputError(
+            f"{path}: not a readable checkpoint; expected a file written by draem_aitex train or fit"
+        ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "another program's file") if isinstance(content, dict) else "another file"
         raise InputError(f"{path}: not a checkpoint of this version (found {found!r}); expected {FORMAT!r}; train anew")
     kind = content.get("detector")
-    if kind not in ALWAYS:
+    if not isinstance(kind, str) or kind not in ALWAYS:
         raise InputError(f"{path}: holds a detector {kind!r}; expected one of {', '.join(ALWAYS)}; make it anew")
     if missing := sorted(ALWAYS[kind] - set(content)):
         raise InputError(f"{path}: a checkpoint without {', '.join(missing)}; expected a whole one; train anew")

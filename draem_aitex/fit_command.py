@@ -28,8 +28,11 @@ def fit(options):
         "fabrics": fabrics or list(detector.fabrics),
         "split": checkpoint.describe_split(split),
     }
-    own = [record for record in split.development if not detector.fabrics or record.fabric in detector.fabrics]
-    content |= {**calibrated(detector, calibration, own), "made": made(_words(options), options.out, detector.device)}
+    if detector.fabrics:  # a bank for each; there may be none for a fabric without training rolls
+        calibration = [roll for roll in calibration if roll.fabric in detector.fabrics]
+    development = [item for item in split.development if not detector.fabrics or item.fabric in detector.fabrics]
+    content |= calibrated(detector, calibration, development)
+    content["made"] = made(_words(options), options.out, detector.device)
     checkpoint.save_checkpoint(options.out, content)
     print("\n".join([f"{options.out}:", *card.headline(content)]))
     print_threshold(content)

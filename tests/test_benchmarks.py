@@ -8,19 +8,24 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from test_baselines import as_roll, seeded, small_bank, stripes, with_blob
 
-from draem_aitex import aitex, fabric, patcher
+from draem_aitex import aitex, fabric, metrics, patcher
+from draem_aitex.baselines.backbones import NAMES
 from draem_aitex.inference import DraemDetector
 from draem_aitex.kinds import KINDS
 from draem_aitex.networks import build_draem
 from draem_aitex.recipe import TrainConfig
+from draem_aitex.sampler import Variation
 from draem_aitex.trainer import Trainer
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation  # noqa: E402
 import augmenter  # noqa: E402
+import baselines  # noqa: E402
 import gpu  # noqa: E402
 import inference  # noqa: E402
+import neighbours  # noqa: E402
 import scores  # noqa: E402
 import training  # noqa: E402
 
@@ -222,3 +227,95 @@ def test_the_ablations_networks_build_and_differ():
     for configuration in configurations:
         build_draem(configuration.preset)
     assert json.loads(json.dumps(groups)) == groups, "a record that was read back must compare equal"
+
+
+def test_the_baselines_rows_are_every_backbone_both_ways_and_can_be_made():
+    rows = baselines.rows()
+    labels = ["shallow, random" if name == "shallow" else name for name in NAMES] + ["shallow, trained"]
+    banks = {f"PatchCore, {label}, {kind}" for label in labels for kind in ("one bank", "one a fabric")}
+    assert set(rows) == {"VAE", *banks}
+    assert all(len(ways) == (8 if name == "VAE" else 4) for name, ways in rows.items())
+    for name, ways in rows.items():
+        made = [(baselines.make(name, arguments).options, how) for arguments, how in ways]
+        assert all(made.count(way) == 1 for way in made), "every way is another one"
+        assert {how["varied"] for _, how in made} == {False, True} and {way["smoothing"] for way, _ in made} == {0}
+        assert {way.get("per_fabric", False) for way, _ in made} == {name.endswith("one a fabric")}
+        if "shallow" in name:
+            assert all((way["learn_steps"] > 0) is ("trained" in name) for way, _ in made)
+
+
+@pytest.mark.parametrize("smoothing", baselines.SMOOTHINGS)
+def test_the_baselines_maps_are_smoothed_as_the_detector_would(smoothing):
+    detector = small_bank(pool_size=400)
+    roll = as_roll(with_blob(stripes(9))[0])
+    found = baselines.blurred(detector.raw_map(roll.image, roll.edges), roll, smoothing)
+    detector.options["smoothing"] = smoothing
+    assert np.abs(found - detector.raw_map(roll.image, roll.edges)).max() < 1e-4
+    assert not found[:, : roll.edges[0]].any() and not found[:, roll.edges[1] :].any()
+
+
+def test_the_baselines_readings_are_judged_on_development_rolls():
+    """Three patches, the blob in the middle one; the plain reading is the detector's own AUROC."""
+    image, distance = with_blob(stripes(9, height=256, width=840), row=100, column=450)
+    development = [as_roll(image, edges=(70, 838), mask=distance <= 9)]
+    parts = {"calibration": [as_roll(stripes(8, height=256, width=840), edges=(70, 838))], "development": development}
+    detector = small_bank(pool_size=400)
+    readings = [((reading["smoothing"], reading["levelled"]), auroc)
+                for reading, auroc in baselines.readings(detector, parts)]  # fmt: skip
+    assert [way for way, _ in readings] == [(s, level) for s in baselines.SMOOTHINGS for level in (True, False)]
+    (scores,) = detector.raw_patch_scores(development)
+    wanted = metrics.auroc(np.array([False, True, False]), scores)
+    assert dict(readings)[0, False] == dict(readings)[0, True] == wanted, "one fabric: levels keep the order"
+    assert all(auroc in (0, 0.5, 1) for _, auroc in readings)
+
+
+class Fake:
+    """Stands in for a detector: keeps what it was fitted with."""
+
+    def __init__(self, arguments):
+        self.arguments, self.options, self.levelled, self.fits = arguments, {"smoothing": 0}, True, []
+
+    def fit(self, rolls, generator, **arguments):
+        self.fits.append((rolls, torch.equal(generator.get_state(), seeded(baselines.SEED).get_state()), arguments))
+
+    def levels_from(self, rolls):
+        return {"00": (rolls, self.levelled)}
+
+
+def test_the_reading_that_is_the_best_on_development_rolls_is_taken(monkeypatch):
+    aurocs = {0: [0.6, 0.7], 1: [0.5, 0.9], 2: [0.8, 0.9]}  # the first of equals
+
+    def readings(detector, parts):
+        assert len(detector.fits) == 1 and parts is given
+        for index, auroc in enumerate(aurocs[detector.arguments["way"]]):
+            yield {"smoothing": 2 + index, "levelled": index == 0}, auroc
+
+    monkeypatch.setattr(baselines, "make", lambda name, arguments: Fake(arguments))
+    monkeypatch.setattr(baselines, "readings", readings)
+    given = {"train": ["train"], "calibration": ["calibration"], "development": ["development"]}
+    ways = [({"way": way}, {"varied": way == 1, "steps": 5}) for way in range(3)]
+    detector, row = baselines.tuned("VAE", ways, given)
+    assert detector.arguments == {"way": 1} and detector.fits == [
+        (["train"], True, {"steps": 5, "variation": Variation()})
+    ]
+    assert row["chosen"] == {
+        "way": 1, "varied": True, "steps": 5, "smoothing": 3, "levelled": False, "development_auroc": 0.9
+    }  # fmt: skip
+    assert len(row["tried"]) == 6 and row["chosen"] in row["tried"] and row["fit_seconds"] >= 0
+    assert detector.options == {"smoothing": 3, "levelled": False} and detector.levelled is False
+    assert detector.levels == {"00": (["calibration"], False)}, "of calibration rolls, as the reading levels them"
+
+
+def test_the_neighbours_costs(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("faiss", reason="faiss is not installed: nothing to compare with")
+    for name, value in (("LENGTHS", {"few": 8}), ("POOL", 300), ("BANK", 20), ("QUERIES", 16)):
+        monkeypatch.setattr(neighbours, name, value)
+    monkeypatch.setattr(neighbours, "in_a_process", lambda name, length: 7.0)
+    record = tmp_path / "record.json"
+    status, lines, _ = run(monkeypatch, capsys, neighbours, "--runs", 1, "--record", record)
+    result = json.loads(lines[-1])["few"]
+    assert status == 0 and result["length"] == 8 and result["torch_memory_mb"] == result["faiss_memory_mb"] == 7
+    ratio = result["torch_seconds"] / result["faiss_seconds"]
+    assert result["torch_over_faiss"] == pytest.approx(ratio) and result["coreset_seconds"] > 0
+    assert 0 <= result["largest_difference"] < 1e-4
+    assert json.loads(record.read_text())["few"] == result

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from draem_aitex import inference, metrics
+from draem_aitex.detector import logit
 from draem_aitex.errors import InputError
 from draem_aitex.fabric import Roll
 from draem_aitex.networks import build_draem
@@ -143,7 +144,7 @@ def test_levels_make_flawless_cloth_of_every_fabric_equal(model):
         Roll(name, name, "000", np.clip(picture(2048, 256) * contrast, 0, 255).astype(np.uint8), (0, 2048), None)
         for name, contrast in (("00", 0.2), ("01", 0.9))
     ]
-    levels = inference.fabric_levels(model, rolls, share=0.25)
+    levels = inference.DraemDetector(model).levels_from(rolls, share=0.25)
     detector = inference.DraemDetector(model, levels)
     common = 1 / (1 + np.exp(-np.median(list(levels.values()))))
     assert abs(levels["00"] - levels["01"]) > 1e-4
@@ -164,12 +165,12 @@ def test_calibration_rolls_are_levelled_by_the_others(model):
              (0, 1024 + 256 * index), None)
         for index, (code, contrast) in enumerate((("00", 0.2), ("00", 0.9), ("01", 0.5)))
     ]  # fmt: skip
-    levels = inference.fabric_levels(model, rolls)
+    levels = inference.DraemDetector(model).levels_from(rolls)
     detector = inference.DraemDetector(model, levels)
-    alone = [inference.fabric_levels(model, [roll])[roll.fabric] for roll in rolls]
-    raw = inference.patch_scores(detector.model, rolls)
+    alone = [detector.levels_from([roll])[roll.fabric] for roll in rolls]
+    raw = detector.raw_patch_scores(rolls)
     for index, level in enumerate((alone[1], alone[0], alone[2])):
-        moved = inference.logit(raw[index]) + np.median(list(levels.values())) - level
+        moved = logit(raw[index]) + np.median(list(levels.values())) - level
         held_out = detector.held_out_patch_scores(rolls)[index]
         assert held_out == pytest.approx(1 / (1 + np.exp(-moved)), abs=1e-5)
     together = np.sort(np.concatenate(detector.held_out_patch_scores(rolls)))[::-1]

@@ -269,11 +269,13 @@ def test_bad_checkpoints(tmp_path):
     (tmp_path / "text.pt").write_text("not a checkpoint")
     torch.save({"weights": 1}, tmp_path / "other.pt")
     torch.save({"format": "draem_aitex checkpoint 0"}, tmp_path / "old.pt")
-    torch.save({"format": FORMAT, "weights": 1}, tmp_path / "part.pt")
+    torch.save({"format": FORMAT, "weights": 1}, tmp_path / "kindless.pt")
+    torch.save({"format": FORMAT, "detector": "draem", "weights": 1}, tmp_path / "part.pt")
     expected = (
         ("text.pt", "not a readable"),
         ("other.pt", "not a checkpoint of this"),
         ("old.pt", "checkpoint 0"),
+        ("kindless.pt", "holds a detector None; expected one of draem, vae, patchcore"),
         ("part.pt", "a checkpoint without config"),
     )
     for name, found in expected:

@@ -6,8 +6,7 @@ The others were trained on photographs and fetch their weights once, to where Py
 
 import math
 import re
-from dataclasses import dataclass
-from urllib.error import URLError
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -20,21 +19,11 @@ DINOV2 = "facebookresearch/dinov2:main"
 DINOV2_WEIGHTS = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth"
 
 
-@dataclass(frozen=True)
-class _Layers:
-    """Where a pretrained network is tapped. nodes: of its graph, from fine to coarse; stride: of the finest, px."""
-
-    nodes: tuple
-    channels: int  # of all of them together
-    stride: int = 8
-    weights: str = "IMAGENET1K_V1"
-
-
-PRETRAINED = {
-    "resnet50": _Layers(("layer2", "layer3"), 512 + 1024),
-    "wide_resnet50_2": _Layers(("layer2", "layer3"), 512 + 1024),
-    "convnext_tiny": _Layers(("features.3", "features.5"), 192 + 384),
-    "densenet121": _Layers(("features.denseblock2", "features.denseblock3"), 512 + 1024),
+PRETRAINED = {  # by torchvision: the nodes of its graph that are tapped, of strides 8 and 16, and all their channels
+    "resnet50": (("layer2", "layer3"), 512 + 1024),
+    "wide_resnet50_2": (("layer2", "layer3"), 512 + 1024),
+    "convnext_tiny": (("features.3", "features.5"), 192 + 384),
+    "densenet121": (("features.denseblock2", "features.denseblock3"), 512 + 1024),
 }
 NAMES = ("fft", "shallow", *PRETRAINED, "dinov2_vits14")
 
@@ -146,7 +135,7 @@ class Shallow(nn.Module):
         losses = []
         for _ in range(steps):
             turns = torch.randint(self.TURNS, (batch,), generator=generator)
-            crops = turned(sampler(batch, generator), turns)
+            crops = turned(sampler(batch, generator), turns).to(device)
             votes = self.head(self.coarse(self.fine(crops)).mean((2, 3)))
             loss = F.cross_entropy(votes, turns.to(device))
             optimizer.zero_grad()
@@ -181,22 +170,19 @@ class _Photographic(nn.Module):
     The stages are those that PatchCore takes of a WideResNet-50, and their like in the others.
     """
 
-    multiple, margin = 16, 96
+    stride, multiple, margin = 8, 16, 96
 
     def __init__(self, name, pretrained):
         from torchvision import models
         from torchvision.models.feature_extraction import create_feature_extractor
 
         super().__init__()
-        layers = PRETRAINED[name]
-        self.stride, self.channels = layers.stride, layers.channels
+        nodes, self.channels = PRETRAINED[name]
         with torch.random.fork_rng(devices=[]):
             network = models.get_model(name, weights=None)
         if pretrained:
-            weights = models.get_model_weights(name)[layers.weights]
-            network.load_state_dict(_modern(_fetched(name, weights.url)))
-        nodes = {node: str(index) for index, node in enumerate(layers.nodes)}
-        self.network = create_feature_extractor(network.eval(), nodes)
+            _load(network, name, models.get_model_weights(name).IMAGENET1K_V1.url)
+        self.network = create_feature_extractor(network.eval(), list(nodes))
 
     def forward(self, images):
         return list(self.network(_as_photograph(images)).values())
@@ -218,10 +204,15 @@ class _Dinov2(nn.Module):
                 self.network = torch.hub.load(
                     DINOV2, name, pretrained=False, trust_repo=True, skip_validation=True, verbose=False
                 )
-        except (URLError, OSError) as error:
+        except OSError as error:  # of urllib as well
             raise _unreachable(name, error, "its code", "https://github.com/facebookresearch/dinov2") from None
+        except (ImportError, RuntimeError) as error:
+            raise InputError(
+                f"backbone: {name}: its code in {torch.hub.get_dir()} does not run ({one_line(error)}); expected that of "
+                "https://github.com/facebookresearch/dinov2; remove the folder and try again"
+            ) from None
         if pretrained:
-            self.network.load_state_dict(_fetched(name, DINOV2_WEIGHTS))
+            _load(self.network, name, DINOV2_WEIGHTS)
 
     def forward(self, images):
         return list(self.network.get_intermediate_layers(_as_photograph(images), n=1, reshape=True, norm=True))
@@ -232,14 +223,24 @@ def _as_photograph(images):
     return (images - mean) / deviation
 
 
-def _fetched(name, url):
-    """Pretrained weights from PyTorch's folder for such files, fetched into it once. No pickle is run."""
+def _load(network, name, url):
+    """Give a network its pretrained weights, from PyTorch's folder for such files, fetched into it once.
+
+    No pickle is run; a file name that ends in a hash is held to it.
+    """
     try:
-        return torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=False, check_hash="-" in url.rsplit("/")[-1], weights_only=True
+        hashed = "-" in url.rsplit("/")[-1]
+        weights = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, check_hash=hashed, weights_only=True
         )
-    except (URLError, OSError, RuntimeError) as error:
+        network.load_state_dict(_modern(weights))
+    except OSError as error:  # of urllib as well
         raise _unreachable(name, error, "its weights", url) from None
+    except (RuntimeError, EOFError, UnpicklingError, AttributeError) as error:
+        raise InputError(
+            f"backbone: {name}: {url.rsplit('/')[-1]} in {torch.hub.get_dir()}/checkpoints is not its weights "
+            f"({one_line(error)}); expected those of {url}; remove the file and try again"
+        ) from None
 
 
 def _unreachable(name, error, what, url):

@@ -16,7 +16,7 @@ from draem_aitex.inference import windows
 from draem_aitex.machine import pick_device
 from draem_aitex.sampler import CropSampler
 
-CROP = 128  # px, of the crops that the pool is taken from
+CROP = 128  # px, of the crops that the pool is taken from; less where a backbone's cells do not fill that
 RIM = 1  # cells at a crop's border that are not taken: what a backbone sees there is not all cloth
 CELLS = 25  # kept of each crop
 BATCH = 16  # crops at once
@@ -85,7 +85,7 @@ class PatchCore(Detector):
         """The detector in words."""
         backbone, steps = self.options["backbone"], getattr(self.backbone, "steps", None)
         trained = "" if steps is None else f" (trained {steps} steps on the normal rolls)" if steps else " (random)"
-        banks = f"{len(self.banks)} banks" if self.options["per_fabric"] else "one bank"
+        banks = f"a bank for each of {len(self.banks)} fabrics," if self.options["per_fabric"] else "one bank"
         kept = next(iter(self.banks.values()), {"vectors": np.empty((0, 0))})["vectors"].shape
         return f"PatchCore, backbone {backbone}{trained}, {banks} of {kept[0]:,} vectors of {kept[1]} numbers"
 
@@ -116,7 +116,8 @@ class PatchCore(Detector):
         self.banks, self.levels = {}, {}
         for fabric in fabrics:
             own = [roll for roll in rolls if fabric in (EVERY, roll.fabric)]
-            self.banks[fabric] = self._filled(CropSampler(own, CROP, variation=variation), generator)
+            crop = CROP // self.backbone.multiple * self.backbone.multiple
+            self.banks[fabric] = self._filled(CropSampler(own, crop, variation=variation), generator)
         return self
 
     @torch.inference_mode()
@@ -149,8 +150,9 @@ class PatchCore(Detector):
         pixels = torch.from_numpy(np.ascontiguousarray(cloth))[None, None].to(self.device).float() / 255
         pixels = _mirrored(pixels, -cloth.shape[0] % multiple, -cloth.shape[1] % multiple)
         distances = torch.zeros(pixels.shape[2] // stride, pixels.shape[3] // stride, device=self.device)
-        rows = windows(pixels.shape[2], int(WINDOW**0.5), self.backbone.margin, multiple)
-        columns = windows(pixels.shape[3], WINDOW // (rows[0][0][1] - rows[0][0][0]), self.backbone.margin, multiple)
+        margin = self.backbone.margin + self.options["neighbourhood"] // 2 * stride
+        rows = windows(pixels.shape[2], int(WINDOW**0.5), margin, multiple)
+        columns = windows(pixels.shape[3], WINDOW // (rows[0][0][1] - rows[0][0][0]), margin, multiple)
         for seen_rows, own_rows in rows:
             for seen_columns, own_columns in columns:
                 field = self._embedded(pixels[..., slice(*seen_rows), slice(*seen_columns)])[0]
@@ -210,14 +212,16 @@ class PatchCore(Detector):
                 backbone.steps = state["backbone_steps"]
             banks = {fabric: {key: bank[key].to(detector.device) for key in ("vectors", "mean", "spread", "radius")}
                      for fabric, bank in state["banks"].items()}  # fmt: skip
-        except (TypeError, KeyError, RuntimeError) as error:
+            if not banks:
+                raise KeyError("banks")
+        except (TypeError, KeyError, RuntimeError, AttributeError, ValueError) as error:
             raise InputError(f"{Path(path).name}: no whole memory bank ({one_line(error)}); fit it anew") from None
         for fabric, bank in banks.items():
-            if bank["vectors"].ndim != 2 or bank["vectors"].shape[1] != backbone.channels:
+            found, wanted = {key: tuple(tensor.shape) for key, tensor in bank.items()}, (backbone.channels,)
+            if found != {"vectors": (len(bank["vectors"]), *wanted), "mean": wanted, "spread": wanted, "radius": (1,)}:
                 raise InputError(
-                    f"{Path(path).name}: the bank of {fabric} holds vectors of shape {tuple(bank['vectors'].shape)}; "
-                    f"expected {backbone.channels} numbers each, of backbone {content['options']['backbone']}; "
-                    "fit it anew"
+                    f"{Path(path).name}: the bank of {fabric} holds vectors of shape {found['vectors']}; expected "
+                    f"{backbone.channels} numbers each, of backbone {content['options']['backbone']}; fit it anew"
                 )
         detector.backbone, detector.banks = backbone.to(detector.device), banks
         detector.levels = dict(content.get("fabric_levels", {}))

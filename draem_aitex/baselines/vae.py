@@ -145,7 +145,7 @@ class VAE(Detector):
             detector.network = detector._built(torch.Generator())
             detector.network.load_state_dict(state["weights"])
             detector.unit, detector.steps = state["unit"], state["steps"]
-        except (TypeError, KeyError, RuntimeError) as error:
+        except (TypeError, KeyError, RuntimeError, AttributeError, ValueError) as error:
             raise InputError(f"{Path(path).name}: no whole VAE ({one_line(error)}); train it anew") from None
         detector.network.eval()
         detector.levels = dict(content.get("fabric_levels", {}))
