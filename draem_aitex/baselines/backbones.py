@@ -208,8 +208,8 @@ class _Dinov2(nn.Module):
             raise _unreachable(name, error, "its code", "https://github.com/facebookresearch/dinov2") from None
         except (ImportError, RuntimeError) as error:
             raise InputError(
-                f"backbone: {name}: its code in {torch.hub.get_dir()} does not run ({one_line(error)}); expected that of "
-                "https://github.com/facebookresearch/dinov2; remove the folder and try again"
+                f"backbone: {name}: its code in {torch.hub.get_dir()} does not run ({one_line(error)}); expected that "
+                "of https://github.com/facebookresearch/dinov2; remove the folder and try again"
             ) from None
         if pretrained:
             _load(self.network, name, DINOV2_WEIGHTS)
