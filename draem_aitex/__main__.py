@@ -27,6 +27,7 @@ FIT_OPTIONS = {  # of `fit vae` and `fit patchcore`, each named as the detector'
         "per_fabric": {"action": "store_true", "help": "a bank for each fabric instead of one for all"},
         "bank_size": {"type": int, "default": 2000, "help": "vectors kept, of each bank (default: 2000)"},
         "pool_size": {"type": int, "default": 20_000, "help": "random cells that they are of (default: 20000)"},
+        "neighbourhood": {"type": int, "default": 1, "metavar": "CELLS", "help": "features averaged over (default: 1)"},
         "smoothing": {"type": float, "default": 0.0, "metavar": "PIXELS", "help": "of the map (default: none)"},
     },
 }
@@ -42,6 +43,7 @@ def build_parser():
     parser = _Parser(prog="python -m draem_aitex", description="DRAEM, a detector of fabric defects, on AITEX.")
     subparsers = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     sixteen_bits = {"action": "store_true", "help": "sixteen bits: faster where the device computes in them, rounder"}
+    as_recorded = {"action": "store_true", "help": "crops as they are, without other speeds and other light"}
     data = {"type": Path, "metavar": "DIR", "help": "an AITEX folder; without it, simulated fabric is used"}
 
     simulate = subparsers.add_parser("simulate", help="write a folder of simulated fabric in AITEX's layout")
@@ -73,9 +75,7 @@ def build_parser():
     train.add_argument("--batch", type=int, help="crops a step, on each device (compact: 32, paper: 8)")
     train.add_argument("--crop", type=int, metavar="PIXELS", help="side of the crops (compact: 128, paper: 256)")
     train.add_argument("--learning-rate", type=float, help="at its highest (compact: 0.002, paper: 0.0001)")
-    train.add_argument(
-        "--as-recorded", action="store_true", help="train on crops as they are, without other speeds and other light"
-    )
+    train.add_argument("--as-recorded", **as_recorded)
     train.add_argument(
         "--mix",
         nargs="+",
@@ -98,6 +98,8 @@ def build_parser():
         baseline.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT")
         for option in FIT_OPTIONS[name]:
             baseline.add_argument(f"--{option.replace('_', '-')}", **FIT_OPTIONS[name][option])
+        baseline.add_argument("--as-recorded", **as_recorded)
+        baseline.add_argument("--no-levels", action="store_true", help="compare scores of all fabrics as they are")
         baseline.add_argument("--fabric", nargs="+", default=[], metavar="FF", help="fabric codes; all without it")
         baseline.add_argument("--seed", type=int, default=0)
         baseline.add_argument("--device", default="auto", help="auto, cpu or cuda")

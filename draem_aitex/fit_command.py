@@ -7,7 +7,10 @@ import torch
 from draem_aitex import card, checkpoint, fabric
 from draem_aitex.baselines import VAE, PatchCore
 from draem_aitex.commands import check_writable
+from draem_aitex.sampler import Variation
 from draem_aitex.train_command import calibrated, made, open_split, print_threshold
+
+SWITCHES = ("per_fabric", "as_recorded", "no_levels")
 
 
 def fit(options):
@@ -41,17 +44,19 @@ def fit(options):
 def _detector(options):
     """The detector that the options describe, and what its `fit` is given besides."""
     if options.detector == "vae":
-        detector = VAE(error=options.error, beta=options.beta, smoothing=options.smoothing, device=options.device)
-        return detector, {"steps": options.steps}
-    names = ("backbone", "per_fabric", "bank_size", "pool_size", "smoothing", "device")
-    return PatchCore(**{name: getattr(options, name) for name in names}), {}
+        names, kind, how = ("error", "beta", "smoothing", "device"), VAE, {"steps": options.steps}
+    else:
+        names = ("backbone", "per_fabric", "bank_size", "pool_size", "neighbourhood", "smoothing", "device")
+        kind, how = PatchCore, {}
+    detector = kind(**{name: getattr(options, name) for name in names}, levelled=not options.no_levels)
+    return detector, {**how, "variation": None if options.as_recorded else Variation()}
 
 
 def _words(options):
     """The command that was given, but for `--out`, with DIR for the folder."""
-    names = ("steps", "error", "beta", "backbone", "bank_size", "pool_size", "smoothing", "seed")
+    names = ("steps", "error", "beta", "backbone", "bank_size", "pool_size", "neighbourhood", "smoothing", "seed")
     given = {"data": options.data and "DIR", **{name: getattr(options, name, None) for name in names}}
     given["fabric"] = " ".join(options.fabric) or None
     words = [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
-    words += ["--per-fabric"] if getattr(options, "per_fabric", False) else []
+    words += [f"--{name.replace('_', '-')}" for name in SWITCHES if getattr(options, name, False)]
     return [f"python -m draem_aitex fit {options.detector}", *words]

@@ -254,7 +254,7 @@ def test_a_bank_says_what_it_is(bank, random_shallow, trained_shallow, per_fabri
     assert bank.what == "PatchCore, backbone fft, one bank of 100 vectors of 41 numbers"
     assert random_shallow.what == "PatchCore, backbone shallow (random), one bank of 100 vectors of 192 numbers"
     assert "backbone shallow (trained 3 steps on the normal rolls), one bank" in trained_shallow.what
-    assert per_fabric.what == "PatchCore, backbone fft, 2 banks of 50 vectors of 41 numbers"
+    assert per_fabric.what == "PatchCore, backbone fft, a bank for each of 2 fabrics, of 50 vectors of 41 numbers"
     assert bank.size_bytes == 4 * (100 * 41 + 2 * 41 + 1) and PatchCore().size_bytes == 0
     assert per_fabric.size_bytes == 2 * 4 * (50 * 41 + 2 * 41 + 1)
     assert (bank.name, bank.kind, list(bank.fabrics)) == ("PatchCore", "patchcore", [])
