@@ -101,6 +101,11 @@ def test_a_failing_notebook_fails_the_run(tmp_path):
 
 
 WRONG = {  # one plausible wrong answer an exercise
+    "01_Introduction": [
+        "highest_possible_recall = 0.65",
+        "share_right = 65 / 605",
+        "distance_of_a_remembered_defect = 0.5",
+    ],
     "02_Data_Preparation": [
         'flawless_14, defective_14 = "calibration", "development"',
         "def count_patches(edges, size=256):\n    return -(-(edges[1] - edges[0]) // size)",
