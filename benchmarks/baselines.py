@@ -76,14 +76,11 @@ def rows():
         for error, beta, varied in itertools.product(("l1", "mse"), (0.01, 0.001), variations)
     ]}  # fmt: skip
     for backbone in NAMES:
-        for learn_steps in (0, 300) if backbone == "shallow" else (0,):
-            label = backbone if backbone != "shallow" else f"shallow, {'trained' if learn_steps else 'random'}"
-            for kind, bank in (("one bank", POOLED), ("one a fabric", PER_FABRIC)):
-                ways[f"PatchCore, {label}, {kind}"] = [
-                    ({"backbone": backbone, "learn_steps": learn_steps, "neighbourhood": size, **bank},
-                     {"varied": varied})
-                    for size, varied in itertools.product((1, 3), variations)
-                ]  # fmt: skip
+        for kind, bank in (("one bank", POOLED), ("one a fabric", PER_FABRIC)):
+            ways[f"PatchCore, {backbone}, {kind}"] = [
+                ({"backbone": backbone, "neighbourhood": size, **bank}, {"varied": varied})
+                for size, varied in itertools.product((1, 3), variations)
+            ]
     return ways
 
 

@@ -1,7 +1,8 @@
-"""The command line: `python -m draem_aitex COMMAND`, one of simulate, verify, download, train, evaluate, inspect,
-export and info.
+"""The command line: `python -m draem_aitex COMMAND`, one of simulate, verify, download, train, fit, evaluate,
+inspect, export and info.
 
-Bad input gives one line on standard error and status 2. What the commands do is in `commands` and `train_command`.
+Bad input gives one line on standard error and status 2. What the commands do is in `commands`, `train_command` and
+`fit_command`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the commands of the command line do, each with the parsed options; `train` is in `train_command`."""
+"""What the commands of the command line do, with the parsed options; `train` and `fit` have modules of their own."""
 
 import io
 import json

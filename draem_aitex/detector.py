@@ -23,8 +23,8 @@ class Detector:
     """A detector gives every pixel of a roll's fabric a score.
 
     A subclass has a `name`; `kind`, the word by which a checkpoint says which detector it holds; `size_bytes`, the
-    memory of what it has learnt; `raw_map(image, edges, fabric)`, float32 `(H, W)`, exactly 0 beside the fabric, from
-    1e-6 to 1 on it, the higher the likelier a defect; and `from_content(content, path, device)`.
+    memory of its weights or its banks; `raw_map(image, edges, fabric)`, float32 `(H, W)`, exactly 0 beside the fabric,
+    from 1e-6 to 1 on it, the higher the likelier a defect; and `from_content(content, path, device)`.
     """
 
     name, kind = "detector", None

@@ -7,6 +7,7 @@ import torch
 from draem_aitex import card, checkpoint, fabric
 from draem_aitex.baselines import VAE, PatchCore
 from draem_aitex.commands import check_writable
+from draem_aitex.errors import InputError
 from draem_aitex.sampler import Variation
 from draem_aitex.train_command import calibrated, made, open_split, print_threshold
 
@@ -19,8 +20,17 @@ def fit(options):
     A fit takes seconds to minutes and is not resumed: after an interruption the same command starts anew.
     """
     check_writable(options.out)
+    if options.out.exists():  # what took long to make is not replaced by another kind of detector
+        checkpoint.load_checkpoint(options.out, options.detector)
+    if not 0 <= options.seed < 2**63:
+        raise InputError(f"--seed {options.seed}: expected 0 to 2^63 - 1; give another one")
     detector, arguments = _detector(options)
     collection, fabrics, split, calibration = open_split(options)
+    trained = {record.fabric for record in split.train}
+    if getattr(options, "per_fabric", False):  # a fabric without training rolls has no bank
+        calibration = [roll for roll in calibration if roll.fabric in trained]
+        if not calibration:
+            raise InputError(f"{collection.root}: no fabric with rolls of both kinds; expected one; add some")
     generator, started = torch.Generator().manual_seed(options.seed), time.perf_counter()
     detector.fit(fabric.load_rolls(split.train), generator, **arguments)
     content = {
@@ -28,11 +38,9 @@ def fit(options):
         "seed": options.seed,
         "seconds": time.perf_counter() - started,
         "source": collection.source,
-        "fabrics": fabrics or list(detector.fabrics),
+        "fabrics": list(detector.fabrics) or fabrics,
         "split": checkpoint.describe_split(split),
     }
-    if detector.fabrics:  # a bank for each; there may be none for a fabric without training rolls
-        calibration = [roll for roll in calibration if roll.fabric in detector.fabrics]
     development = [item for item in split.development if not detector.fabrics or item.fabric in detector.fabrics]
     content |= calibrated(detector, calibration, development)
     content["made"] = made(_words(options), options.out, detector.device)

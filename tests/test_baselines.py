@@ -306,7 +306,7 @@ def dinov2_vits14(pretrained=True):
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """A folder of `torch.hub` with code in the place of DINOv2's: the names and shapes of one layer of it."""
-    folder = tmp_path / "hub" / "facebookresearch_dinov2_main"
+    folder = tmp_path / "hub" / backbones.DINOV2.replace("/", "_").replace(":", "_")
     folder.mkdir(parents=True)
     (folder / "hubconf.py").write_text(STAND_IN)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

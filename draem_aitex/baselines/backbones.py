@@ -15,7 +15,7 @@ from torch import nn
 from draem_aitex.errors import InputError, one_line
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of its colours
-DINOV2 = "facebookresearch/dinov2:main"
+DINOV2 = "facebookresearch/dinov2:b8931f7bf91576930313be2c6d6af376033b35f0"  # the commit whose code is run
 DINOV2_WEIGHTS = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth"
 
 
@@ -25,6 +25,7 @@ PRETRAINED = {  # by torchvision: the nodes of its graph that are tapped, of str
     "convnext_tiny": (("features.3", "features.5"), 192 + 384),
     "densenet121": (("features.denseblock2", "features.denseblock3"), 512 + 1024),
 }
+SETTLING = 20  # batches
 NAMES = ("fft", "shallow", *PRETRAINED, "dinov2_vits14")
 
 
@@ -32,8 +33,8 @@ def build_backbone(name, generator=None, pretrained=True):
     """A backbone: a module from pictures float32 `(B, 1, H, W)` in [0, 1] to a list of feature maps, fine to coarse.
 
     H and W are multiples of `multiple` px; a map is `(B, C, H / s, W / s)`, with s = `stride` for the finest and twice
-    that for a second one; `channels` is the sum of the C; `margin` px of context beside a cell are all that is looked
-    at, or enough.
+    that for a second one; `channels` is the sum of the C. `margin` px of context beside a cell are all that `fft` and
+    `shallow` look at; the others look farther, and a map of theirs depends a little on where its windows lie.
 
     name: one of `NAMES`. generator: draws the weights of `shallow`. pretrained: False leaves the others with random
     weights. Raises `InputError` for an unknown name, and where weights can neither be found nor fetched.
@@ -128,9 +129,21 @@ class Shallow(nn.Module):
         return [torch.cat([F.avg_pool2d(fine, 2), self.coarse(fine)], dim=1)]
 
     def learn(self, sampler, generator, steps, batch=64):
-        """Train for some steps on crops of a `CropSampler`; returns the losses. generator: on the CPU."""
+        """Train for some steps on crops of a `CropSampler`; returns the losses. generator: on the CPU.
+
+        Before that the batch norms see a few batches: as they are made, most channels would be silent.
+        """
         device = next(self.parameters()).device
-        self.train().requires_grad_(True)
+        self.train()
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None  # the plain mean of what they see
+        with torch.no_grad():
+            for _ in range(SETTLING):
+                self(sampler(batch, generator).to(device))
+        for norm in norms:
+            norm.momentum = 0.1
+        self.requires_grad_(True)
         optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3)
         losses = []
         for _ in range(steps):
@@ -191,7 +204,8 @@ class _Photographic(nn.Module):
 class _Dinov2(nn.Module):
     """The last layer of DINOv2's smallest vision transformer (Oquab et al. 2023), through `torch.hub`.
 
-    `torch.hub` fetches Meta's code from GitHub and runs it; whoever asks for this backbone agrees to that.
+    `torch.hub` fetches Meta's code from GitHub once, always the same commit, and runs it; whoever asks for this
+    backbone agrees to that. It looks at all of a window at once, so its map depends on how wide the windows are.
     """
 
     stride, multiple, margin, channels = 14, 28, 112, 384

@@ -19,11 +19,7 @@ def nearest_distances(queries, bank, memory_mb=MEMORY_MB):
 
     queries: float32 `(N, D)`; bank: float32 `(M, D)`, on the same device; memory_mb: for the table of distances.
     """
-    if queries.ndim != 2 or queries.shape[1:] != bank.shape[1:]:
-        raise InputError(
-            f"queries: vectors of {tuple(queries.shape[1:])} numbers, the bank has {tuple(bank.shape[1:])}; "
-            "expected the same features; fit the bank anew"
-        )
+    _check(queries, bank)
     squares, rows = (bank**2).sum(1), max(1, int(memory_mb * 2**20 / (4 * len(bank))))
     nearest = [torch.addmm(squares, part, bank.T, alpha=-2).amin(1) for part in queries.split(rows)]
     return (torch.cat(nearest) + (queries**2).sum(1)).clamp_min_(0).sqrt_()
@@ -44,10 +40,19 @@ def searcher(bank, search="auto"):
     index.add(bank.cpu().numpy())
 
     def distances(queries):
+        _check(queries, bank)
         squares, _ = index.search(queries.cpu().numpy(), 1)
         return torch.from_numpy(squares[:, 0]).to(queries.device).clamp_min_(0).sqrt_()
 
     return distances
+
+
+def _check(queries, bank):
+    if queries.ndim != 2 or queries.shape[1:] != bank.shape[1:]:
+        raise InputError(
+            f"queries: vectors of {tuple(queries.shape[1:])} numbers, the bank has {tuple(bank.shape[1:])}; "
+            "expected the same features; fit the bank anew"
+        )
 
 
 def _faiss():

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from draem_aitex.detector import FLOOR
 from draem_aitex.errors import InputError
 
+MOST_SMOOTHING = 64  # px
+
 
 def check_picture(image, edges, least):
     """The fabric's columns of a picture, uint8 `(H, end - start)`.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from draem_aitex.baselines.backbones import NAMES, build_backbone
 from draem_aitex.baselines.neighbours import searcher
-from draem_aitex.baselines.parts import check_picture, odds_to_scores, on_roll, smoothed
+from draem_aitex.baselines.parts import MOST_SMOOTHING, check_picture, odds_to_scores, on_roll, smoothed
 from draem_aitex.detector import FLOOR, Detector
 from draem_aitex.errors import InputError, one_line
 from draem_aitex.inference import windows
@@ -17,8 +17,9 @@ from draem_aitex.machine import pick_device
 from draem_aitex.sampler import CropSampler
 
 CROP = 128  # px, of the crops that the pool is taken from; less where a backbone's cells do not fill that
+SILENT = 0.1  # of the mean spread: less, and a feature that training cloth never stirs would outweigh all others
 RIM = 1  # cells at a crop's border that are not taken: what a backbone sees there is not all cloth
-CELLS = 25  # kept of each crop
+CELLS = 25  # kept of a crop, on average
 BATCH = 16  # crops at once
 PROJECTED = 64  # numbers a vector has while the coreset is chosen
 WINDOW = 2**18  # px that the backbone looks at at once
@@ -65,11 +66,16 @@ class PatchCore(Detector):
         if coreset not in ("greedy", "random"):
             raise InputError(f"coreset: {coreset!r}; expected 'greedy' or 'random'; choose one of them")
         if not 1 <= bank_size <= pool_size:
-            raise InputError(f"bank_size: {bank_size}, pool_size: {pool_size}; expected 1 <= bank_size <= pool_size")
+            raise InputError(
+                f"bank_size: {bank_size}, pool_size: {pool_size}; expected 1 <= bank_size <= pool_size; change one"
+            )
         if neighbourhood < 1 or neighbourhood % 2 == 0:
             raise InputError(f"neighbourhood: {neighbourhood}; expected an odd number of cells, such as 3")
-        if not smoothing >= 0 or learn_steps < 0:
-            raise InputError(f"smoothing: {smoothing}, learn_steps: {learn_steps}; expected 0 or more")
+        if not 0 <= smoothing <= MOST_SMOOTHING or learn_steps < 0:
+            raise InputError(
+                f"smoothing: {smoothing}, learn_steps: {learn_steps}; expected 0 to {MOST_SMOOTHING} px, and 0 or "
+                "more; change them"
+            )
         searcher(torch.zeros(1, 1), search)  # refuse what cannot be searched with before anything is fitted
         self.options = {
             "backbone": backbone, "per_fabric": per_fabric, "bank_size": bank_size, "pool_size": pool_size,
@@ -108,7 +114,7 @@ class PatchCore(Detector):
         """
         CropSampler(rolls, CROP)  # refuses what no bank can be filled from, before weights are fetched
         self.backbone = build_backbone(self.options["backbone"], generator, self.pretrained).to(self.device)
-        if self.options["backbone"] == "shallow" and self.options["learn_steps"]:
+        if self.options["backbone"] == "shallow":
             self.backbone.learn(
                 CropSampler(rolls, CROP // 2, variation=variation), generator, self.options["learn_steps"]
             )
@@ -129,7 +135,8 @@ class PatchCore(Detector):
             cells = field.permute(0, 2, 3, 1).flatten(0, 2)
             pool.append(cells[torch.randperm(len(cells), generator=generator)[: BATCH * CELLS].to(self.device)])
         pool = torch.cat(pool)[: self.options["pool_size"]]
-        mean, spread = pool.mean(0), pool.std(0).clamp_min(1e-6)
+        mean, spread = pool.mean(0), pool.std(0)
+        spread = spread.clamp_min(SILENT * float(spread.mean()) + FLOOR)
         pool = (pool - mean) / spread
         if self.options["coreset"] == "greedy":
             chosen = greedy_coreset(pool, self.options["bank_size"], generator)
@@ -212,7 +219,7 @@ class PatchCore(Detector):
                 backbone.steps = state["backbone_steps"]
             banks = {fabric: {key: bank[key].to(detector.device) for key in ("vectors", "mean", "spread", "radius")}
                      for fabric, bank in state["banks"].items()}  # fmt: skip
-            if not banks:
+            if not banks or any(tensor.dtype != torch.float32 or not tensor.ndim for tensor in _all(banks)):
                 raise KeyError("banks")
         except (TypeError, KeyError, RuntimeError, AttributeError, ValueError) as error:
             raise InputError(f"{Path(path).name}: no whole memory bank ({one_line(error)}); fit it anew") from None
@@ -250,6 +257,10 @@ def greedy_coreset(points, count, generator, projected=PROJECTED):
         distance[chosen[-1]] = -math.inf  # never twice, whatever the rounding
         chosen.append(int(distance.argmax()))
     return torch.tensor(chosen)
+
+
+def _all(banks):
+    return [tensor for bank in banks.values() for tensor in bank.values()]
 
 
 def _own(seen, own, stride):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from draem_aitex.baselines.parts import check_picture, odds_to_scores, on_roll, smoothed
+from draem_aitex.baselines.parts import MOST_SMOOTHING, check_picture, odds_to_scores, on_roll, smoothed
 from draem_aitex.detector import FLOOR, Detector
 from draem_aitex.errors import InputError, one_line
 from draem_aitex.machine import pick_device
@@ -41,10 +41,10 @@ class VAE(Detector):
             raise InputError(f"size: {size}; expected a multiple of 16 pixels; use 64 or 128")
         if error not in ("l1", "mse"):
             raise InputError(f"error: {error!r}; expected 'l1' or 'mse'; choose one of them")
-        if width < 1 or latent < 1 or not beta >= 0 or not smoothing >= 0:
+        if width < 1 or latent < 1 or not 0 <= beta < math.inf or not 0 <= smoothing <= MOST_SMOOTHING:
             raise InputError(
-                f"width: {width}, latent: {latent}, beta: {beta}, smoothing: {smoothing}; expected channels of 1 or "
-                "more, the others 0 or more"
+                f"width: {width}, latent: {latent}, beta: {beta}, smoothing: {smoothing}; expected 1 or more channels, "
+                f"a weight of 0 or more, and 0 to {MOST_SMOOTHING} px; change them"
             )
         self.options = {
             "size": size, "width": width, "latent": latent, "beta": beta, "error": error, "smoothing": smoothing,
@@ -73,7 +73,9 @@ class VAE(Detector):
         Returns self. Raises `InputError` for no rolls, rolls of different height, or fabric smaller than a crop.
         """
         if steps < 1 or batch < 1 or (seconds is not None and not seconds > 0):
-            raise InputError(f"steps: {steps}, batch: {batch}, seconds: {seconds}; expected 1 or more, and above 0")
+            raise InputError(
+                f"steps: {steps}, batch: {batch}, seconds: {seconds}; expected 1 or more, and above 0; change them"
+            )
         sampler = CropSampler(rolls, self.options["size"], variation=variation)
         self.network = self._built(generator)
         self.losses, self.levels, errors = [], {}, []
@@ -92,6 +94,9 @@ class VAE(Detector):
             loss.backward()
             optimizer.step()
             self.losses.append(loss.item())
+            if not math.isfinite(self.losses[-1]):
+                self.network = None
+                raise InputError(f"beta: {self.options['beta']}; the loss is not finite; give a smaller one")
             errors.append(error.item())
             spent = 0.0 if seconds is None else (time.monotonic() - began) / seconds
             done = max(len(self.losses) / steps, spent)
