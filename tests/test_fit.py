@@ -16,6 +16,7 @@ from draem_aitex.baselines import VAE, PatchCore, backbones
 from draem_aitex.checkpoint import load_checkpoint
 from draem_aitex.detectors import load_detector
 from draem_aitex.fit_command import _detector
+from draem_aitex.sampler import Variation
 
 SMALL = ("--bank-size", "50", "--pool-size", "500")
 WHAT = {
@@ -130,7 +131,7 @@ def test_info_gives_the_card_of_any_detector(baseline, capsys):
     assert card.startswith(f"# {baseline.name}\n") and WHAT[baseline.stem] in card
     assert "Split by roll: 2 train, 1 calibration" in card and "| | development rolls |" in card
     options = {
-        "patchcore": "--backbone fft --bank-size 50 --pool-size 500 --smoothing 0.0",
+        "patchcore": "--backbone fft --bank-size 50 --pool-size 500 --neighbourhood 1 --smoothing 0.0",
         "vae": "--steps 3 --error l1 --beta 0.01 --smoothing 3.0",
     }[baseline.stem]
     command = f"python -m draem_aitex fit {baseline.stem} --data DIR {options} --seed 0 --out {baseline.name}"
@@ -182,11 +183,14 @@ def test_options_of_fit_become_a_detector():
         return _detector(build_parser().parse_args(["fit", *options, "--out", "x.pt", "--device", "cpu"]))
 
     detector, arguments = made("vae")
-    assert detector.options == VAE().options and arguments == {"steps": 600}
-    detector, arguments = made("vae", "--steps", "7", "--error", "mse", "--beta", "0.5", "--smoothing", "2")
-    assert detector.options == VAE(error="mse", beta=0.5, smoothing=2.0).options and arguments == {"steps": 7}
+    assert detector.options == VAE().options and arguments == {"steps": 600, "variation": Variation()}
+    detector, arguments = made(
+        "vae", "--steps", "7", "--error", "mse", "--beta", "0.5", "--smoothing", "2", "--as-recorded", "--no-levels"
+    )
+    assert detector.options == VAE(error="mse", beta=0.5, smoothing=2.0, levelled=False).options
+    assert arguments == {"steps": 7, "variation": None}
     detector, arguments = made("patchcore")
-    assert detector.options == PatchCore().options and arguments == {}
+    assert detector.options == PatchCore().options and arguments == {"variation": Variation()}
     options = ("--backbone", "shallow", "--per-fabric", "--bank-size", "7", "--pool-size", "70", "--smoothing", "2")
     wanted = PatchCore("shallow", per_fabric=True, bank_size=7, pool_size=70, smoothing=2.0)
     assert made("patchcore", *options)[0].options == wanted.options
@@ -205,14 +209,20 @@ def test_what_only_draem_does_is_refused_in_one_line(baseline, small_set, tmp_pa
     assert baseline.read_bytes() == before and not list(tmp_path.iterdir())
 
 
-def test_a_refused_fit_leaves_the_file_as_it_was(small_set, tmp_path, capsys, monkeypatch):
+def test_a_refused_fit_leaves_the_file_as_it_was(bank, small_set, tmp_path, capsys, monkeypatch):
     def unreachable(*_, **__):
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
-    out = tmp_path / "mine.pt"
-    out.write_bytes(b"mine")
-    bank, vae = (["fit", name, "--data", small_set, "--out", out] for name in ("patchcore", "vae"))
+    out, none = tmp_path / "mine.pt", tmp_path / "none.pt"
+    shutil.copy(bank, out)
+    fails_with_one_line(capsys, ["fit", "vae", "--data", small_set, "--out", out], out, "'patchcore'", "'vae'")
+    bank = ["fit", "patchcore", "--data", small_set, "--out", out]
+    vae = ["fit", "vae", "--data", small_set, "--out", none]
+    before = out.read_bytes()
+    fails_with_one_line(capsys, [*bank, "--seed", "-1"], "--seed -1")
+    fails_with_one_line(capsys, [*vae, "--beta", "inf"], "beta: inf")
+    fails_with_one_line(capsys, [*vae, "--smoothing", "inf"], "smoothing: inf")
     fails_with_one_line(capsys, [*bank, "--backbone", "vgg"], "'vgg'", *backbones.NAMES)
     fails_with_one_line(
         capsys, [*bank, "--backbone", "densenet121"], "densenet121", "no route to host", "fft", "shallow"
@@ -224,9 +234,9 @@ def test_a_refused_fit_leaves_the_file_as_it_was(small_set, tmp_path, capsys, mo
     fails_with_one_line(capsys, [*vae, "--error", "l3"], "'l3'")
     fails_with_one_line(capsys, [*vae, "--steps", "0"], "steps: 0")
     fails_with_one_line(capsys, [*vae, "--bank-size", "5"], "--bank-size")
-    fails_with_one_line(capsys, ["fit", "vae", "--data", tmp_path, "--out", out], "no AITEX folder")
+    fails_with_one_line(capsys, ["fit", "vae", "--data", tmp_path, "--out", none], "no AITEX folder")
     fails_with_one_line(capsys, ["fit", "vae", "--out", tmp_path / "no" / "x.pt"], "x.pt", "cannot be written")
-    assert out.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [out]
+    assert out.read_bytes() == before and list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("arguments", [["fit"], ["fit", "draem", "--out", "x.pt"], ["fit", "vae"]])
