@@ -108,7 +108,7 @@ def run_all(options):
             keep(record, name, {"not_measured": str(error).split(" not in ")[0]}, options.record)
             continue
         threshold = metrics.calibrate(detector, parts["calibration"], RATE)
-        records = [item for item in split.test if not detector.fabrics or item.fabric in detector.fabrics]
+        records = [item for item in split.test if detector.judges(item.fabric)]
         keep(record, name, {**row, **judged(detector, records, threshold, draem, roll)}, options.record)
     return record
 
@@ -118,8 +118,8 @@ def tuned(name, ways, parts):
     best, tried = None, []
     for arguments, how in ways:
         detector, began = make(name, arguments), time.perf_counter()
-        fit = {**how, "variation": Variation() if how["varied"] else None}
-        fit.pop("varied")
+        fit = dict(how)
+        fit["variation"] = Variation() if fit.pop("varied") else None
         detector.fit(parts["train"], torch.Generator().manual_seed(SEED), **fit)
         seconds = time.perf_counter() - began
         for reading, auroc in readings(detector, parts):

@@ -184,7 +184,7 @@ def inspect(options):
 
 def _check_fits(detector, path, edges, code):
     """Raise `InputError` for a picture that the detector cannot judge."""
-    if detector.fabrics and code not in detector.fabrics:
+    if not detector.judges(code):
         raise InputError(
             f"{path}: fabric {code or 'not named'}; expected one of {', '.join(detector.fabrics)}, which alone this "
             "detector can judge; name it with --fabric, or leave the picture out"

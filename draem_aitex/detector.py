@@ -42,6 +42,10 @@ class Detector:
         content = opened(path, quiet, cls.kind)
         return cls.from_content(content, path, device, **options), content
 
+    def judges(self, fabric):
+        """Whether it can judge rolls of this fabric at all; a bank for each fabric cannot judge others."""
+        return not self.fabrics or fabric in self.fabrics
+
     def raw_maps(self, rolls):
         """`raw_map` of many rolls, a generator in their order."""
         for roll in rolls:

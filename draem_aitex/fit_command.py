@@ -41,7 +41,7 @@ def fit(options):
         "fabrics": list(detector.fabrics) or fabrics,
         "split": checkpoint.describe_split(split),
     }
-    development = [item for item in split.development if not detector.fabrics or item.fabric in detector.fabrics]
+    development = [record for record in split.development if detector.judges(record.fabric)]
     content |= calibrated(detector, calibration, development)
     content["made"] = made(_words(options), options.out, detector.device)
     checkpoint.save_checkpoint(options.out, content)
