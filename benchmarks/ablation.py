@@ -19,14 +19,16 @@ from pathlib import Path
 import numpy as np
 from record import add_data, circumstances, need_data, write
 
-from draem_aitex import aitex, fabric, metrics
-from draem_aitex.augmenter import AugmenterConfig
+from draem_aitex.anomalies.augmenter import AugmenterConfig
+from draem_aitex.data import aitex, rolls
+from draem_aitex.data.patcher import extract_patches, patch_maxima
+from draem_aitex.detectors.calibration import calibration_scores
+from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
-from draem_aitex.inference import DraemDetector
-from draem_aitex.networks import PRESETS
-from draem_aitex.patcher import extract_patches, patch_maxima
-from draem_aitex.recipe import TrainConfig
-from draem_aitex.training import train
+from draem_aitex.evaluation import metrics
+from draem_aitex.model.draem import PRESETS
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.loop import train
 
 SMALL = 100  # mask pixels; patches with fewer are counted by themselves
 BROKEN_PICK = "010"
@@ -44,7 +46,7 @@ NETWORKS = {
 }
 RECIPE = {
     "default recipe": {},
-    "crops as recorded": {"variation": None},
+    "crops as recorded": {"normal_augmentation": None},
     "half of the mix slips": {"mix": {"slip": 0.72}},
 }
 
@@ -106,15 +108,14 @@ def main():
 def run_all(options):
     """Do the runs that the record lacks; returns the record."""
     path, of = options.record or RECORDS[options.of], groups(options.of)
-    collection = aitex.scan(options.data)
-    split = aitex.split_records(collection.records)
+    split = collection = aitex.load_aitex(options.data)
     wanted = {"source": collection.source, "minutes": options.minutes, "groups": of}
     record = open_record(path, wanted, options.of)
     done = {(run["group"], run["seed"]) for run in record["runs"]}
     todo = [(name, seed) for seed in options.seeds for name in of if (name, seed) not in done]
     if todo:
         train_rolls, calibration, development = map(
-            fabric.load_rolls, (split.train, split.calibration, split.development)
+            rolls.load_rolls, (split.train, split.calibration, split.development)
         )
     for name, seed in todo:
         config = configuration(options.of, of[name], options.minutes, seed)
@@ -131,8 +132,8 @@ def run_all(options):
 def judge(model, calibration, development):
     """Figures of one model on the development rolls' patches."""
     detector = DraemDetector(model)
-    detector.levels = detector.levels_from(calibration)
-    calibrated = metrics.calibration_scores(detector, calibration)
+    detector.offsets = detector.offsets_from(calibration)
+    calibrated = calibration_scores(detector, calibration)
     thresholds = {rate: calibrated.threshold(rate).value for rate in (0.01, 0.05)}
     scores, sizes, picks = [], [], []
     for roll in development:

@@ -13,12 +13,12 @@ import sys
 import torch
 from record import load_peer, medians, run_speed, speed_parser, training_rolls
 
-from draem_aitex.augmenter import Augmenter
-from draem_aitex.machine import pick_device
-from draem_aitex.perlin import perlin_noise
-from draem_aitex.recipe import TrainConfig
-from draem_aitex.sampler import CropSampler
-from draem_aitex.trainer import Trainer
+from draem_aitex.anomalies.augmenter import Augmenter
+from draem_aitex.anomalies.perlin import perlin_noise
+from draem_aitex.devices import pick_device
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.sampler import CropSampler
+from draem_aitex.training.trainer import Trainer
 
 CROP, PEER_SIZE = 128, 256  # pixels
 

@@ -3,7 +3,7 @@
     python benchmarks/baselines.py --data data/aitex [--only NAME ...]
 
 Each baseline gets a fair chance: it is fitted to all training rolls in each of a few ways (VAE: 8, a memory bank: 4),
-each fit is read in eight (four smoothings of the map; scores levelled by fabric or not), and the reading with the
+each fit is read in eight (four smoothings of the map; scores normalised by fabric or not), and the reading with the
 highest patch AUROC on the *development* rolls is the one that is judged on the test rolls, once. The threshold comes
 from the calibration rolls, for 1 % of flawless patches called falsely. DRAEM is the shipped checkpoint, with the
 threshold that it came with. Backbones whose weights are neither on this machine nor to be fetched are recorded as not
@@ -22,16 +22,19 @@ import numpy as np
 import torch
 from record import ROOT, add_data, circumstances, medians, need_data, write
 
-from draem_aitex import aitex, fabric, metrics, report
-from draem_aitex.baselines import VAE, PatchCore
 from draem_aitex.baselines.backbones import NAMES
 from draem_aitex.baselines.parts import odds_to_scores, on_roll, smoothed
-from draem_aitex.commands import check_writable
-from draem_aitex.detector import levelled_scores, levels_of
+from draem_aitex.baselines.patchcore import PatchCore
+from draem_aitex.baselines.vae import VAE
+from draem_aitex.cli.commands import check_writable
+from draem_aitex.data import aitex
+from draem_aitex.data.patcher import patch_maxima
+from draem_aitex.data.rolls import load_rolls
+from draem_aitex.detectors.calibration import Threshold, calibrate, normalised_scores, offsets_of
+from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
-from draem_aitex.inference import DraemDetector
-from draem_aitex.patcher import patch_maxima
-from draem_aitex.sampler import Variation
+from draem_aitex.evaluation import evaluator, metrics, text_table
+from draem_aitex.training.sampler import NormalAugmentation
 
 CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
 RECORD = Path(__file__).parent / "results" / "baselines.json"
@@ -86,15 +89,14 @@ def rows():
 
 def run_all(options):
     """Measure the rows that the record lacks; returns the record."""
-    collection = aitex.scan(options.data)
-    split = aitex.split_records(collection.records)
+    split = collection = aitex.load_aitex(options.data)
     record = open_record(options.record, collection.source)
-    parts = {part: fabric.load_rolls(getattr(split, part)) for part in ("train", "calibration", "development")}
+    parts = {part: load_rolls(getattr(split, part)) for part in ("train", "calibration", "development")}
     parts["development"] = [roll for roll in parts["development"] if roll.mask is not None and roll.mask.any()]
     draem, content = DraemDetector.load(CHECKPOINT, quiet=True)
     roll = parts["calibration"][0]
     if "DRAEM" not in record["rows"]:
-        threshold = metrics.Threshold(**content["threshold"])
+        threshold = Threshold(**content["threshold"])
         row = {"fit_seconds": content["seconds"], **judged(draem, split.test, threshold, draem, roll)}
         keep(record, "DRAEM", row, options.record)
     for name, ways in rows().items():
@@ -107,7 +109,7 @@ def run_all(options):
                 raise
             keep(record, name, {"not_measured": str(error).split(" not in ")[0]}, options.record)
             continue
-        threshold = metrics.calibrate(detector, parts["calibration"], RATE)
+        threshold = calibrate(detector, parts["calibration"], RATE)
         records = [item for item in split.test if detector.judges(item.fabric)]
         keep(record, name, {**row, **judged(detector, records, threshold, draem, roll)}, options.record)
     return record
@@ -119,7 +121,7 @@ def tuned(name, ways, parts):
     for arguments, how in ways:
         detector, began = make(name, arguments), time.perf_counter()
         fit = dict(how)
-        fit["variation"] = Variation() if fit.pop("varied") else None
+        fit["normal_augmentation"] = NormalAugmentation() if fit.pop("varied") else None
         detector.fit(parts["train"], torch.Generator().manual_seed(SEED), **fit)
         seconds = time.perf_counter() - began
         for reading, auroc in readings(detector, parts):
@@ -128,9 +130,9 @@ def tuned(name, ways, parts):
                 best = auroc, detector, seconds, len(tried) - 1
         print(f"{name}: {tried[-1]} … best so far {best[0]:.3f}", file=sys.stderr, flush=True)
     _, detector, seconds, index = best
-    detector.options |= {key: tried[index][key] for key in ("smoothing", "levelled")}
-    detector.levelled = tried[index]["levelled"]
-    detector.levels = detector.levels_from(parts["calibration"])
+    detector.options |= {key: tried[index][key] for key in ("smoothing", "normalised")}
+    detector.normalised = tried[index]["normalised"]
+    detector.offsets = detector.offsets_from(parts["calibration"])
     return detector, {"fit_seconds": seconds, "chosen": tried[index], "tried": tried}
 
 
@@ -148,12 +150,12 @@ def readings(detector, parts):
         scores = [
             patch_maxima(blurred(found, roll, smoothing), roll.edges) for found, roll in zip(maps, rolls, strict=True)
         ]
-        for levelled in (True, False):
+        for normalised in (True, False):
             fabrics = [roll.fabric for roll in calibration]
-            levels = levels_of(scores[: len(calibration)], fabrics) if levelled else {}
+            levels = offsets_of(scores[: len(calibration)], fabrics) if normalised else {}
             rest = zip(scores[len(calibration) :], development, strict=True)
-            found = np.concatenate([levelled_scores(part, levels, roll.fabric) for part, roll in rest])
-            yield {"smoothing": smoothing, "levelled": levelled}, metrics.auroc(labels, found)
+            found = np.concatenate([normalised_scores(part, levels, roll.fabric) for part, roll in rest])
+            yield {"smoothing": smoothing, "normalised": normalised}, metrics.auroc(labels, found)
 
 
 def blurred(scores, roll, smoothing):
@@ -167,7 +169,7 @@ def blurred(scores, roll, smoothing):
 
 def judged(detector, records, threshold, draem, roll):
     """Figures on test rolls, and times and size."""
-    figures = report.evaluate(detector, records, threshold, quiet=not sys.stderr.isatty()).figures()
+    figures = evaluator.evaluate(detector, records, threshold, quiet=not sys.stderr.isatty()).figures()
     both = {"own": detector, "draem": draem}
     tasks = {key: lambda one=one: one.predict(roll.image, roll.edges, roll.fabric) for key, one in both.items()}
     taken = medians(tasks, 7, torch.device("cpu"))
@@ -199,7 +201,7 @@ def open_record(path, source):
 
 
 def keep(record, name, row, path):
-    record["rows"][name] = report.without_nan(row)
+    record["rows"][name] = text_table.without_nan(row)
     write(path, record)
 
 

@@ -20,12 +20,12 @@ from record import medians, run_speed, speed_parser, training_rolls
 from torch.utils.flop_counter import FlopCounterMode
 from training import Peer
 
-from draem_aitex.fabric import Roll
-from draem_aitex.inference import DraemDetector
-from draem_aitex.machine import computes_in_bfloat16, pick_device
-from draem_aitex.networks import build_draem
-from draem_aitex.recipe import TrainConfig
-from draem_aitex.trainer import Trainer
+from draem_aitex.data.rolls import Roll
+from draem_aitex.detectors.draem import DraemDetector
+from draem_aitex.devices import computes_in_bfloat16, pick_device
+from draem_aitex.model.draem import build_draem
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.trainer import Trainer
 
 FIGURES = (
     "paper_patches_per_s", "peer_patches_per_s", "patches_per_s_ratio", "compact_crops_per_s", "compact_tflops",

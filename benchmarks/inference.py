@@ -3,7 +3,7 @@
     python benchmarks/inference.py [--peer DIR]
 
 Ours is `DraemDetector.predict` with the shipped checkpoint on all of a simulated roll of 256 x 4096 pixels: from grey
-levels to the levelled map, in float32 and in bfloat16 where the processor computes in it (`rolls_per_s` is the faster
+levels to the normalised map, in float32 and in bfloat16 where the processor computes in it (`rolls_per_s` is the faster
 of the two). DIR is a checkout of VitjanZ/DRAEM; its two networks see the same roll as sixteen patches of 256 x 256, one
 at a time as its test script does, in float32, without gradients, the softmax included and nothing else. Medians; the
 peer runs after ours. `peak_memory_mb` is the most that the process held up to then: Python, PyTorch, roll and networks.
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from record import ROOT, load_peer, medians, peak_memory, run_speed, speed_parser
 
-from draem_aitex import loom
-from draem_aitex.inference import DraemDetector
-from draem_aitex.machine import computes_in_bfloat16, pick_device
+from draem_aitex.detectors.draem import DraemDetector
+from draem_aitex.devices import computes_in_bfloat16, pick_device
+from draem_aitex.simulation import loom
 
 PATCH, PATCHES = 256, 16
 CHECKPOINT = ROOT / "checkpoints" / "compact_loom.pt"

@@ -17,8 +17,8 @@ from record import medians, peak_memory, run_speed, speed_parser
 
 from draem_aitex.baselines.neighbours import searcher
 from draem_aitex.baselines.patchcore import greedy_coreset
+from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError
-from draem_aitex.machine import pick_device
 
 LENGTHS = {"fft": 41, "shallow": 192, "resnet50": 1536}  # numbers that these backbones have for a cell
 POOL, BANK, QUERIES = 100_000, 10_000, 256 * 4096 // 64

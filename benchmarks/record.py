@@ -14,22 +14,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from draem_aitex import aitex, fabric, loom, machine
-from draem_aitex.commands import check_writable
+from draem_aitex import devices
+from draem_aitex.cli.commands import check_writable
+from draem_aitex.data import aitex, rolls
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
+from draem_aitex.simulation import loom
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def circumstances(command, device="cpu"):
     """Command, machine, versions, precision of training and date of a run."""
-    device = machine.pick_device(device)
+    device = devices.pick_device(device)
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
-        "machine": machine.describe(device),
-        "precision": "bfloat16" if machine.computes_in_bfloat16(device) else "float32",
+        "machine": devices.describe(device),
+        "precision": "bfloat16" if devices.computes_in_bfloat16(device) else "float32",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
@@ -42,7 +44,7 @@ def write(path, record):
 
 def training_rolls():
     """The simulated set's training rolls, on which speeds are measured."""
-    return fabric.load_rolls(aitex.split_records(aitex.scan(loom.ensure_simulated()).records).train)
+    return rolls.load_rolls(aitex.load_aitex(loom.ensure_simulated()).train)
 
 
 def add_data(parser):

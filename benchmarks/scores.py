@@ -17,13 +17,15 @@ import cv2
 import numpy as np
 from record import ROOT, add_data, circumstances, need_data, write
 
-from draem_aitex import aitex, fabric, metrics
-from draem_aitex.checkpoint import load_checkpoint, load_model
-from draem_aitex.commands import check_writable
-from draem_aitex.detector import held_out_scores, levelled_scores, levels_of
+from draem_aitex.cli.commands import check_writable
+from draem_aitex.data import aitex
+from draem_aitex.data.patcher import patch_maxima
+from draem_aitex.data.rolls import load_rolls
+from draem_aitex.detectors.calibration import Calibration, held_out_scores, normalised_scores, offsets_of
+from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
-from draem_aitex.inference import DraemDetector
-from draem_aitex.patcher import patch_maxima
+from draem_aitex.evaluation import metrics
+from draem_aitex.training.checkpoint import load_checkpoint, load_model
 
 CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
 WIDTHS = (0, 0.7, 1, 1.5, 2, 4)  # standard deviations, px; 0 is the map as it is
@@ -52,11 +54,10 @@ def main():
 
 
 def measure(options):
-    collection = aitex.scan(options.data)
-    split = aitex.split_records(collection.records)
+    split = collection = aitex.load_aitex(options.data)
     model = load_model(load_checkpoint(options.checkpoint, "draem"), options.checkpoint)
-    calibration = fabric.load_rolls(split.calibration)
-    development = [roll for roll in fabric.load_rolls(split.development) if roll.mask is not None and roll.mask.any()]
+    calibration = load_rolls(split.calibration)
+    development = [roll for roll in load_rolls(split.development) if roll.mask is not None and roll.mask.any()]
     rolls = [*calibration, *development]
     maps = list(DraemDetector(model).predict_rolls(rolls))
     smoothings = {f"sigma {width:g}": lambda scores, width=width: gaussian(scores, width) for width in WIDTHS}
@@ -65,11 +66,12 @@ def measure(options):
     print(f"{collection.source}, {len(development)} development rolls")
     for name, smooth in smoothings.items():
         scores = [patch_maxima(smooth(found), roll.edges) for found, roll in zip(maps, rolls, strict=True)]
-        for levelled in (True, False):
-            row = judge(scores, calibration, development, levelled)
-            variants[name + ("" if levelled else ", no levels")] = row
+        for normalised in (True, False):
+            row = judge(scores, calibration, development, normalised)
+            variants[name + ("" if normalised else ", no levels")] = row
             print(
-                f"{name:13} {'levels' if levelled else 'none':7}", {key: round(value, 3) for key, value in row.items()}
+                f"{name:13} {'levels' if normalised else 'none':7}",
+                {key: round(value, 3) for key, value in row.items()},
             )
     return {"source": collection.source, "part": "development", "rate": RATE, "variants": variants}
 
@@ -78,15 +80,15 @@ def gaussian(scores, width):
     return cv2.GaussianBlur(scores, (0, 0), width) if width else scores
 
 
-def judge(scores, calibration, development, levelled):
+def judge(scores, calibration, development, normalised):
     """Figures of the development rolls' patches, from all rolls' patch scores; levels as `DraemDetector` takes them."""
     fabrics = [roll.fabric for roll in calibration]
     flawless, rest = scores[: len(calibration)], scores[len(calibration) :]
-    levels = levels_of(flawless, fabrics) if levelled else {}
+    levels = offsets_of(flawless, fabrics) if normalised else {}
     held_out = held_out_scores(flawless, fabrics, levels)
-    calibrated = metrics.Calibration(np.sort(np.concatenate(held_out))[::-1], len(calibration))
+    calibrated = Calibration(np.sort(np.concatenate(held_out))[::-1], len(calibration))
     threshold = calibrated.threshold(max(RATE, calibrated.finest_rate)).value
-    judged = [levelled_scores(part, levels, roll.fabric) for part, roll in zip(rest, development, strict=True)]
+    judged = [normalised_scores(part, levels, roll.fabric) for part, roll in zip(rest, development, strict=True)]
     judged = np.concatenate(judged)
     labels = np.concatenate([patch_maxima(roll.mask, roll.edges) for roll in development]).astype(bool)
     return {
@@ -95,7 +97,7 @@ def judge(scores, calibration, development, levelled):
         "patches": len(labels),
         "positive_patches": int(labels.sum()),
         "patches_found": int((judged[labels] > threshold).sum()),
-        "false_alarms": int((judged[~labels] > threshold).sum()),
+        "false_positive_regions": int((judged[~labels] > threshold).sum()),
     }
 
 

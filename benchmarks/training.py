@@ -20,10 +20,10 @@ import torch
 from record import load_peer, medians, run_speed, speed_parser, training_rolls
 from torch.nn import functional as F
 
-from draem_aitex.losses import reconstruction_loss, segmentation_loss
-from draem_aitex.machine import pick_device
-from draem_aitex.recipe import TrainConfig
-from draem_aitex.trainer import Trainer
+from draem_aitex.devices import pick_device
+from draem_aitex.model.losses import reconstruction_loss, segmentation_loss
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.trainer import Trainer
 
 PEER_SIZE = 256  # pixels
 
@@ -79,7 +79,7 @@ class Pieces:
 
     def step(self):
         trainer, clock = self.trainer, [self._now()]
-        trainer.set_rate()
+        trainer.set_learning_rate()
         clean = trainer.sampler(trainer.config.batch, trainer.generator)
         batch = trainer.augmenter(clean, trainer.generator)
         clock.append(self._now())
@@ -91,7 +91,7 @@ class Pieces:
         clock.append(self._now())
         trainer.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(outputs, gradients)
-        trainer.descend()
+        trainer.optimizer_step()
         clock.append(self._now())
         trainer.steps += 1
         augmenter, forward, losses, backward = np.diff(clock)

@@ -1,5 +1,6 @@
 """Results reach the disk whole or not at all."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -30,3 +31,9 @@ def remove_leftovers(path):
     path = Path(path)
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         left.unlink(missing_ok=True)
+
+
+def sha256(path):
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

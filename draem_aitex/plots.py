@@ -311,21 +311,6 @@ def plot_hits(rows):
     return figure
 
 
-def overlay(image, anomaly_map, threshold):
-    """The picture with its map laid over it in red on one fixed 0-1 scale, and what passes the threshold outlined.
-
-    image: uint8 `(H, W)`; anomaly_map: float `(H, W)` in [0, 1]. Returns uint8 `(H, W, 3)`, RGB.
-    """
-    _same_shape(image, anomaly_map, "image and anomaly_map")
-    grey = np.repeat(image[:, :, None], 3, axis=2).astype(np.float32)
-    strength = 0.7 * np.clip(anomaly_map, 0, 1)[:, :, None].astype(np.float32)
-    colour = np.array([230, 30, 30], np.float32)
-    picture = (grey + strength * (colour - grey)).round().astype(np.uint8)
-    above = (anomaly_map > threshold).astype(np.uint8)
-    contours, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(picture, contours, -1, (41, 182, 246), 1)
-
-
 def _grey(axis, picture, high, low=0):
     axis.imshow(picture, cmap="gray", vmin=low, vmax=high)
     _bare(axis)

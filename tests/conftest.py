@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from draem_aitex import aitex, loom
-from draem_aitex.__main__ import main
+from draem_aitex.cli.main import main
+from draem_aitex.data import aitex
+from draem_aitex.simulation import loom
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +31,7 @@ def small_set(simulated, tmp_path_factory):
     """Fabric 01 with 2 training, 1 calibration and 1 test roll, and a few defective ones, in the same layout."""
     folder = tmp_path_factory.mktemp("small")
     shutil.copy(simulated / aitex.SIMULATED_MARK, folder)
-    records = [record for record in aitex.scan(simulated).records if record.fabric == "01"]
+    records = [record for record in aitex.load_aitex(simulated).records if record.fabric == "01"]
     normal = [record for record in records if record.is_normal and record.number in (1, 2, 4, 9)]
     for record in normal + [record for record in records if not record.is_normal][:4]:
         for path in (record.path, *record.masks):
@@ -54,4 +55,4 @@ def real():
     folder = os.environ.get("AITEX_DIR")
     if not folder:
         pytest.skip("AITEX_DIR is not set: no real rolls to test on")
-    return aitex.scan(folder)
+    return aitex.load_aitex(folder)

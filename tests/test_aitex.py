@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from draem_aitex import aitex
-from draem_aitex.__main__ import main
+from draem_aitex.cli.main import main
+from draem_aitex.data import aitex, images, rolls
 from draem_aitex.errors import InputError
 
 
@@ -61,14 +61,14 @@ def by_name(collection):
 
 
 def test_names_become_records(folder):
-    records = by_name(aitex.scan(folder))
+    records = by_name(aitex.load_aitex(folder))
     assert len(records) == 7
     assert records["0018_00_01"].is_normal and records["0018_00_01"].fabric == "01"
     assert (records["0003_019_01"].number, records["0003_019_01"].defect) == (3, "019")
 
 
 def test_two_masks_of_a_roll_are_joined(folder):
-    mask = aitex.read_mask(by_name(aitex.scan(folder))["0044_019_04"])
+    mask = rolls.read_mask(by_name(aitex.load_aitex(folder))["0044_019_04"])
     assert mask.dtype == bool and mask.sum() == 2 * 100
 
 
@@ -92,17 +92,16 @@ def test_two_masks_of_a_roll_are_joined(folder):
     ],
 )
 def test_every_quirk_is_reported(odd_folder, quirk):
-    assert sum(found.startswith(quirk) for found in aitex.find_quirks(aitex.scan(odd_folder))) == 1
+    assert sum(found.startswith(quirk) for found in aitex.find_quirks(aitex.load_aitex(odd_folder))) == 1
 
 
 def test_a_grey_mask_edge_is_cut_at_the_stated_level(odd_folder):
-    assert aitex.read_mask(by_name(aitex.scan(odd_folder))["0003_019_01"]).sum() == 100
+    assert rolls.read_mask(by_name(aitex.load_aitex(odd_folder))["0003_019_01"]).sum() == 100
 
 
 def test_records_name_their_defect(odd_folder):
-    records = by_name(aitex.scan(odd_folder))
-    assert records["0044_019_04"].defect_name == "fuzzyball" and records["0001_000_01"].defect_name == "no defect"
-    assert records["0005_077_01"].defect_name == "unknown defect"
+    assert aitex.defect_name("019") == "fuzzyball" and aitex.defect_name("000") == "no defect"
+    assert aitex.defect_name("077") == "unknown defect"
 
 
 def test_the_real_quirks_are_found(real):
@@ -123,17 +122,17 @@ def test_copies_with_other_folder_names(folder):
     shutil.move(folder / "NODefect_images/2608691-202020u", folder / "NoDefect")
     shutil.move(folder / "Defect_images", folder / "Defect")
     shutil.move(folder / "Mask_images", folder / "Mask")
-    assert len(aitex.scan(folder).records) == 7
+    assert len(aitex.load_aitex(folder).records) == 7
 
 
 def test_split_is_by_number_and_has_no_overlap(simulated):
-    split = aitex.split_records(aitex.scan(simulated).records)
+    split = aitex.load_aitex(simulated)
     assert all(record.number % 10 == 4 for record in split.calibration)
     assert all(record.number % 10 == 9 or not record.is_normal for record in split.test)
     assert all(record.number % 4 == 0 and not record.is_normal for record in split.development)
     parts = [split.train, split.calibration, split.development, split.test]
     names = [record.path for part in parts for record in part]
-    assert len(names) == len(set(names)) == len(aitex.scan(simulated).records)
+    assert len(names) == len(set(names)) == len(aitex.load_aitex(simulated).records)
     assert all(record.is_normal for record in split.train + split.calibration)
 
 
@@ -152,19 +151,19 @@ def test_truncated_and_damaged_pngs_are_named(folder):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match="0003_019_01.png: truncated PNG"):
-        aitex.read_image(path)
+        images.read_image(path)
     path.write_bytes(data[:60] + bytes([data[60] ^ 255]) + data[61:])
     with pytest.raises(InputError, match="0003_019_01.png: damaged PNG"):
-        aitex.read_image(path)
+        images.read_image(path)
     path.write_bytes(b"")
     with pytest.raises(InputError, match="0003_019_01.png: not a readable picture"):
-        aitex.read_image(path)
+        images.read_image(path)
 
 
 def test_mask_of_another_size(folder):
     write(folder / "Mask_images/0003_019_01_mask.png", np.zeros((256, 4000), np.uint8))
     with pytest.raises(InputError, match="0003_019_01_mask.png: mask of 4000 x 256 pixels for a picture of 4096 x 256"):
-        aitex.read_mask(by_name(aitex.scan(folder))["0003_019_01"])
+        rolls.read_mask(by_name(aitex.load_aitex(folder))["0003_019_01"])
 
 
 def test_pictures_of_every_depth_become_the_same_grey(tmp_path):
@@ -176,7 +175,7 @@ def test_pictures_of_every_depth_become_the_same_grey(tmp_path):
         write(tmp_path / "d.bmp", cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)),
     ]
     for path in paths:
-        assert np.array_equal(aitex.read_image(path), grey), path
+        assert np.array_equal(images.read_image(path), grey), path
 
 
 def test_verify_tells_altered_unknown_and_missing(folder, tmp_path, capsys):

@@ -3,8 +3,8 @@ import torch
 from test_kinds import cloth, seeded
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from draem_aitex import kinds
-from draem_aitex.augmenter import Augmenter, AugmenterConfig, host_generator
+from draem_aitex.anomalies import kinds
+from draem_aitex.anomalies.augmenter import Augmenter, AugmenterConfig, host_generator
 from draem_aitex.errors import InputError
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")

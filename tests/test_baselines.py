@@ -10,17 +10,19 @@ import pytest
 import torch
 from torchvision import models
 
-from draem_aitex import detectors, metrics
-from draem_aitex.baselines import VAE, PatchCore, backbones, neighbours, patchcore
+from draem_aitex import workflow
+from draem_aitex.baselines import backbones, neighbours, patchcore
 from draem_aitex.baselines.backbones import Shallow, build_backbone, gabor_filters, turned
 from draem_aitex.baselines.neighbours import nearest_distances, searcher
 from draem_aitex.baselines.parts import odds_to_scores, smoothed
-from draem_aitex.baselines.patchcore import greedy_coreset
-from draem_aitex.checkpoint import load_checkpoint, save_checkpoint
+from draem_aitex.baselines.patchcore import PatchCore, greedy_coreset
+from draem_aitex.baselines.vae import VAE
+from draem_aitex.data.rolls import Roll
+from draem_aitex.detectors import calibration
+from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
-from draem_aitex.fabric import Roll
-from draem_aitex.inference import DraemDetector
-from draem_aitex.sampler import CropSampler, Variation
+from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
+from draem_aitex.training.sampler import CropSampler, NormalAugmentation
 
 EDGES = (70, 500)
 DENSENET, RESNET = ("https://download.pytorch.org/models/" + name for name in (
@@ -170,11 +172,13 @@ def test_the_generator_decides_and_the_global_state_is_left_alone(make):
 
 @pytest.mark.parametrize("make", [small_bank, small_vae], ids=["bank", "vae"])
 def test_varied_crops_make_another_detector(make):
-    variation = Variation(share=1.0)
+    normal_augmentation = NormalAugmentation(share=1.0)
     detector = make(**({"steps": 3} if make is small_vae else {}))
     plain = detector.predict(stripes(9), EDGES)
     arguments = {"steps": 3, "batch": 8} if make is small_vae else {}
-    varied = detector.fit(ROLLS, seeded(), variation=variation, **arguments).predict(stripes(9), EDGES)
+    varied = detector.fit(ROLLS, seeded(), normal_augmentation=normal_augmentation, **arguments).predict(
+        stripes(9), EDGES
+    )
     assert not np.array_equal(plain, varied)
 
 
@@ -615,9 +619,9 @@ def two_fabrics():
 
 
 def test_scores_that_are_not_levelled_are_the_raw_ones(two_fabrics):
-    detector = small_bank(levelled=False, pool_size=400)
-    detector.levels = detector.levels_from(two_fabrics)
-    assert detector.levels == {"00": 0.0, "01": 0.0}
+    detector = small_bank(normalised=False, pool_size=400)
+    detector.offsets = detector.offsets_from(two_fabrics)
+    assert detector.offsets == {"00": 0.0, "01": 0.0}
     raw = detector.raw_patch_scores(two_fabrics)
     assert [len(scores) for scores in raw] == [3, 3]
     for roll, found in zip(two_fabrics, detector.held_out_patch_scores(two_fabrics), strict=True):
@@ -626,13 +630,13 @@ def test_scores_that_are_not_levelled_are_the_raw_ones(two_fabrics):
         assert np.array_equal(scores, detector.raw_map(roll.image, roll.edges, roll.fabric))
         assert found.tolist() == [scores[:, start : start + 256].max() for start in (70, 326, 582)]
     wanted = np.sort(np.concatenate(raw))[::-1].astype(np.float64)
-    assert np.array_equal(metrics.calibration_scores(detector, two_fabrics).scores, wanted)
+    assert np.array_equal(calibration.calibration_scores(detector, two_fabrics).scores, wanted)
 
 
 def test_levelled_scores_of_a_bank_are_moved_and_the_raw_ones_are_not(two_fabrics):
     detector = small_bank(pool_size=400)
-    detector.levels = detector.levels_from(two_fabrics)
-    assert detector.levels["00"] != detector.levels["01"]
+    detector.offsets = detector.offsets_from(two_fabrics)
+    assert detector.offsets["00"] != detector.offsets["01"]
     roll = two_fabrics[0]
     raw = detector.raw_map(roll.image, roll.edges)
     assert np.array_equal(detector.predict(roll.image, roll.edges), raw)
@@ -654,8 +658,8 @@ def saved(detector, path, **changes):
 @FITTED
 def test_a_checkpoint_gives_the_same_map_back(detector, tmp_path, capsys):
     levels = {"00": -0.5, "01": 0.5}
-    path = saved(detector, tmp_path / "kept.pt", fabric_levels=levels)
-    found, content = detectors.load_detector(path)
+    path = saved(detector, tmp_path / "kept.pt", fabric_offsets=levels)
+    found, content = workflow.load_detector(path)
     assert capsys.readouterr().out.splitlines()[:2] == [
         "kept.pt:",
         f"{detector.what}, fitted on rolls of your own",
@@ -664,7 +668,7 @@ def test_a_checkpoint_gives_the_same_map_back(detector, tmp_path, capsys):
     assert (found.what, found.options, found.size_bytes) == (detector.what, detector.options, detector.size_bytes)
     image, _ = with_blob(stripes(9))
     assert np.array_equal(found.predict(image, EDGES), detector.predict(image, EDGES))
-    assert found.levels == levels
+    assert found.offsets == levels
     assert not np.array_equal(found.predict(image, EDGES, "00"), found.raw_map(image, EDGES))
     again, _ = type(detector).load(path, quiet=True)
     assert np.array_equal(again.predict(image, EDGES), detector.predict(image, EDGES))
@@ -672,7 +676,7 @@ def test_a_checkpoint_gives_the_same_map_back(detector, tmp_path, capsys):
 
 
 def test_a_checkpoint_keeps_the_banks_of_all_fabrics(per_fabric, tmp_path):
-    found, _ = detectors.load_detector(saved(per_fabric, tmp_path / "kept.pt"), quiet=True)
+    found, _ = workflow.load_detector(saved(per_fabric, tmp_path / "kept.pt"), quiet=True)
     assert found.fabrics == ["00", "01"]
     image = stripes(9)
     for fabric in found.fabrics:
@@ -703,7 +707,7 @@ def test_a_bank_that_is_not_whole_is_one_line(bank, trained_shallow, tmp_path, d
         del content["state"][damage]
     save_checkpoint(path, content)
     words = ("all fabrics", "(100, 40)", "41 numbers") if damage == "columns" else ()
-    assert_refused(lambda: detectors.load_detector(path, quiet=True), "bad.pt", "fit it anew", *words)
+    assert_refused(lambda: workflow.load_detector(path, quiet=True), "bad.pt", "fit it anew", *words)
 
 
 @pytest.mark.parametrize(
@@ -713,14 +717,14 @@ def test_a_vae_of_other_options_is_one_line(vae, tmp_path, changes):
     kept = vae.content()
     changes = {name: {**(kept[name] if name == "options" else {}), **value} for name, value in changes.items()}
     path = saved(vae, tmp_path / "bad.pt", **changes)
-    assert_refused(lambda: detectors.load_detector(path, quiet=True), "bad.pt", "no whole VAE", "train it anew")
+    assert_refused(lambda: workflow.load_detector(path, quiet=True), "bad.pt", "no whole VAE", "train it anew")
 
 
 def test_a_checkpoint_without_its_state_is_one_line(bank, tmp_path):
     content = {**bank.content(), **ABOUT}
     del content["state"]
     save_checkpoint(tmp_path / "bad.pt", content)
-    assert_refused(lambda: detectors.load_detector(tmp_path / "bad.pt", quiet=True), "bad.pt", "without state")
+    assert_refused(lambda: workflow.load_detector(tmp_path / "bad.pt", quiet=True), "bad.pt", "without state")
 
 
 def test_a_file_of_another_detector_is_refused(bank, vae, tmp_path):
@@ -728,9 +732,9 @@ def test_a_file_of_another_detector_is_refused(bank, vae, tmp_path):
     assert_refused(lambda: DraemDetector.load(path, quiet=True), path, "'patchcore'", "'draem'")
     assert_refused(lambda: VAE.load(path, quiet=True), path, "'patchcore'", "'vae'")
     assert_refused(lambda: PatchCore.load(saved(vae, tmp_path / "vae.pt"), quiet=True), "'vae'", "'patchcore'")
-    assert_refused(lambda: detectors.load_detector(path, quiet=True, bfloat16=True), "bfloat16", path, "PatchCore")
+    assert_refused(lambda: workflow.load_detector(path, quiet=True, bfloat16=True), "bfloat16", path, "PatchCore")
     save_checkpoint(tmp_path / "odd.pt", {**bank.content(), **ABOUT, "detector": "psychic"})
-    assert_refused(lambda: detectors.load_detector(tmp_path / "odd.pt"), "'psychic'", "draem, vae, patchcore")
+    assert_refused(lambda: workflow.load_detector(tmp_path / "odd.pt"), "'psychic'", "draem, vae, patchcore")
 
 
 # Bad input

@@ -10,14 +10,16 @@ import torch
 from conftest import ROOT
 from test_baselines import as_roll, seeded, small_bank, stripes, with_blob
 
-from draem_aitex import aitex, fabric, metrics, patcher
+from draem_aitex.anomalies.kinds import KINDS
 from draem_aitex.baselines.backbones import NAMES
-from draem_aitex.inference import DraemDetector
-from draem_aitex.kinds import KINDS
-from draem_aitex.networks import build_draem
-from draem_aitex.recipe import TrainConfig
-from draem_aitex.sampler import Variation
-from draem_aitex.trainer import Trainer
+from draem_aitex.data import aitex, patcher
+from draem_aitex.data.rolls import load_rolls
+from draem_aitex.detectors.draem import DraemDetector
+from draem_aitex.evaluation import metrics
+from draem_aitex.model.draem import build_draem
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.sampler import NormalAugmentation
+from draem_aitex.training.trainer import Trainer
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation  # noqa: E402
@@ -70,9 +72,9 @@ def test_the_ablations_groups_differ_in_what_they_say():
 
 def test_the_ablations_figures(small_set, checkpoint):
     """Counted by hand on the small set: patches by their mask pixels, recalls as shares of them."""
-    records = aitex.scan(small_set).records
-    normal = fabric.load_rolls([record for record in records if record.is_normal])
-    defective = fabric.load_rolls([record for record in records if not record.is_normal])
+    records = aitex.load_aitex(small_set).records
+    normal = load_rolls([record for record in records if record.is_normal])
+    defective = load_rolls([record for record in records if not record.is_normal])
     figures = ablation.judge(DraemDetector.load(checkpoint)[0].model, normal * 2, defective)  # 1 % takes 99 patches
     sums = np.concatenate([ablation.patch_sums(roll.mask, roll.edges) for roll in defective])
     hit = np.concatenate([patcher.patch_maxima(roll.mask, roll.edges) for roll in defective])
@@ -130,7 +132,7 @@ def test_the_trainings_speed_and_shares(monkeypatch, capsys, tmp_path):
 
 
 def test_a_step_in_pieces_is_the_step(small_set):
-    rolls = fabric.load_rolls(aitex.split_records(aitex.scan(small_set).records).train)
+    rolls = load_rolls(aitex.load_aitex(small_set).train)
     config = TrainConfig(steps=10, batch=4, crop=64, precision="float32")
     whole, cut = Trainer(rolls, config), Trainer(rolls, config)
     pieces = training.Pieces(cut, cut.device)
@@ -189,16 +191,21 @@ def test_the_scores_table_on_a_small_set(monkeypatch, capsys, small_set, checkpo
 
 
 def test_levels_and_threshold_of_the_scores_table_by_hand():
-    """Two flawless rolls of 50 patches, logits 0 to 4.9 and 1 to 5.9: each is levelled by the other's tenth-highest."""
+    """Two flawless rolls of 50 patches, logits 0 to 4.9 and 1 to 5.9: each is normalised by the other's tenth-highest."""
     roll = SimpleNamespace(fabric="00", edges=(0, 256 * 3), mask=np.zeros((256, 256 * 3), bool))
     roll.mask[5, 300] = True
     logits = [np.arange(50) / 10, np.arange(50) / 10 + 1, np.array([9.5, 5.7, 9.2])]
     calibration = [SimpleNamespace(fabric="00")] * 2
     sigmoids = [1 / (1 + np.exp(-part)) for part in logits]
     # Level of both: 4.95; with k = floor(0.01 * 101) = 1 the threshold is 4.95 + 5.9 - 4.41 (held out) = 6.44.
-    row = scores.judge(sigmoids, calibration, [roll], levelled=True)
-    assert (row["patches"], row["positive_patches"], row["patches_found"], row["false_alarms"]) == (3, 1, 0, 2)
-    assert scores.judge(sigmoids, calibration, [roll], levelled=False)["patches_found"] == 0, "5.9 without levels"
+    row = scores.judge(sigmoids, calibration, [roll], normalised=True)
+    assert (row["patches"], row["positive_patches"], row["patches_found"], row["false_positive_regions"]) == (
+        3,
+        1,
+        0,
+        2,
+    )
+    assert scores.judge(sigmoids, calibration, [roll], normalised=False)["patches_found"] == 0, "5.9 without levels"
     assert row["patch_auroc"] == 0
 
 
@@ -214,7 +221,7 @@ def test_inferences_speed(monkeypatch, capsys, tmp_path):
 def test_the_ablations_recipes_differ():
     groups = ablation.groups("recipe")
     configurations = [ablation.configuration("recipe", settings, 3.0, 0) for settings in groups.values()]
-    assert configurations[0] == TrainConfig(minutes=3.0) and configurations[1].variation is None
+    assert configurations[0] == TrainConfig(minutes=3.0) and configurations[1].normal_augmentation is None
     weights = configurations[2].augmenter.weights
     assert weights["slip"] == pytest.approx(0.5 * sum(weights.values()))
     assert json.loads(json.dumps(groups)) == groups
@@ -259,7 +266,7 @@ def test_the_baselines_readings_are_judged_on_development_rolls():
     development = [as_roll(image, edges=(70, 838), mask=distance <= 9)]
     parts = {"calibration": [as_roll(stripes(8, height=256, width=840), edges=(70, 838))], "development": development}
     detector = small_bank(pool_size=400)
-    readings = [((reading["smoothing"], reading["levelled"]), auroc)
+    readings = [((reading["smoothing"], reading["normalised"]), auroc)
                 for reading, auroc in baselines.readings(detector, parts)]  # fmt: skip
     assert [way for way, _ in readings] == [(s, level) for s in baselines.SMOOTHINGS for level in (True, False)]
     (scores,) = detector.raw_patch_scores(development)
@@ -272,13 +279,13 @@ class Fake:
     """Stands in for a detector: keeps what it was fitted with."""
 
     def __init__(self, arguments):
-        self.arguments, self.options, self.levelled, self.fits = arguments, {"smoothing": 0}, True, []
+        self.arguments, self.options, self.normalised, self.fits = arguments, {"smoothing": 0}, True, []
 
     def fit(self, rolls, generator, **arguments):
         self.fits.append((rolls, torch.equal(generator.get_state(), seeded(baselines.SEED).get_state()), arguments))
 
-    def levels_from(self, rolls):
-        return {"00": (rolls, self.levelled)}
+    def offsets_from(self, rolls):
+        return {"00": (rolls, self.normalised)}
 
 
 def test_the_reading_that_is_the_best_on_development_rolls_is_taken(monkeypatch):
@@ -287,7 +294,7 @@ def test_the_reading_that_is_the_best_on_development_rolls_is_taken(monkeypatch)
     def readings(detector, parts):
         assert len(detector.fits) == 1 and parts is given
         for index, auroc in enumerate(aurocs[detector.arguments["way"]]):
-            yield {"smoothing": 2 + index, "levelled": index == 0}, auroc
+            yield {"smoothing": 2 + index, "normalised": index == 0}, auroc
 
     monkeypatch.setattr(baselines, "make", lambda name, arguments: Fake(arguments))
     monkeypatch.setattr(baselines, "readings", readings)
@@ -295,14 +302,14 @@ def test_the_reading_that_is_the_best_on_development_rolls_is_taken(monkeypatch)
     ways = [({"way": way}, {"varied": way == 1, "steps": 5}) for way in range(3)]
     detector, row = baselines.tuned("VAE", ways, given)
     assert detector.arguments == {"way": 1} and detector.fits == [
-        (["train"], True, {"steps": 5, "variation": Variation()})
+        (["train"], True, {"steps": 5, "normal_augmentation": NormalAugmentation()})
     ]
     assert row["chosen"] == {
-        "way": 1, "varied": True, "steps": 5, "smoothing": 3, "levelled": False, "development_auroc": 0.9
+        "way": 1, "varied": True, "steps": 5, "smoothing": 3, "normalised": False, "development_auroc": 0.9
     }  # fmt: skip
     assert len(row["tried"]) == 6 and row["chosen"] in row["tried"] and row["fit_seconds"] >= 0
-    assert detector.options == {"smoothing": 3, "levelled": False} and detector.levelled is False
-    assert detector.levels == {"00": (["calibration"], False)}, "of calibration rolls, as the reading levels them"
+    assert detector.options == {"smoothing": 3, "normalised": False} and detector.normalised is False
+    assert detector.offsets == {"00": (["calibration"], False)}, "of calibration rolls, as the reading levels them"
 
 
 def test_the_neighbours_costs(monkeypatch, capsys, tmp_path):

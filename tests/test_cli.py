@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from draem_aitex import aitex, fabric, loom, recipe, train_command, training
-from draem_aitex.__main__ import build_parser, main
-from draem_aitex.augmenter import AugmenterConfig
-from draem_aitex.card import headline
-from draem_aitex.checkpoint import load_checkpoint, save_checkpoint
-from draem_aitex.inference import DraemDetector
-from draem_aitex.train_command import train_config
+from draem_aitex import files
+from draem_aitex.anomalies.augmenter import AugmenterConfig
+from draem_aitex.cli.main import build_parser, main
+from draem_aitex.cli.train import train_config
+from draem_aitex.data import aitex, fabric_edges, images
+from draem_aitex.data.rolls import load_rolls
+from draem_aitex.detectors.draem import DraemDetector
+from draem_aitex.simulation import loom
+from draem_aitex.training import loop
+from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.model_card import headline
 
 
 def fails_with_one_line(capsys, arguments, *words):
@@ -33,8 +38,8 @@ def test_checkpoint_says_what_it_is(checkpoint, small_set):
     assert content["source"] == "simulated fabric" and content["finished"]
     assert {part: len(names) for part, names in content["split"].items()}["train"] == 2
     name, digest = next(iter(content["split"]["calibration"].items()))
-    record = next(record for record in aitex.scan(small_set).records if record.name == name)
-    assert record.number == 4 and aitex.sha256(record.path) == digest
+    record = next(record for record in aitex.load_aitex(small_set).records if record.name == name)
+    assert record.number == 4 and files.sha256(record.path) == digest
     patches = content["threshold"]["patches"]
     assert content["threshold"]["wanted"] == pytest.approx(1 / (patches + 1)), "one roll cannot promise 1 %"
     assert content["threshold"]["value"] == max(content["calibration"]["scores"]) <= 1
@@ -43,13 +48,13 @@ def test_checkpoint_says_what_it_is(checkpoint, small_set):
 
 
 def test_options_of_train_become_a_configuration():
-    options = ["train", "--out", "x.pt", "--steps", "5", "--preset", "paper", "--batch", "2", "--as-recorded"]
+    options = ["train", "--out", "x.pt", "--steps", "5", "--preset", "paper", "--batch", "2", "--no-augmentation"]
     config = train_config(build_parser().parse_args(options))
-    assert config == recipe.TrainConfig.of_preset("paper", steps=5, batch=2, variation=None)
+    assert config == TrainConfig.of_preset("paper", steps=5, batch=2, normal_augmentation=None)
     mixed = train_config(build_parser().parse_args(["train", "--out", "x.pt", "--mix", "slip=0.72", "spot=0"]))
     changed = {"slip": 0.72, "spot": 0.0}
     assert mixed.augmenter.weights == AugmenterConfig().weights | changed
-    assert train_config(build_parser().parse_args(["train", "--out", "x.pt"])) == recipe.TrainConfig(minutes=8.0)
+    assert train_config(build_parser().parse_args(["train", "--out", "x.pt"])) == TrainConfig(minutes=8.0)
 
 
 def test_train_again_changes_nothing_and_another_config_is_refused(checkpoint, small_set, capsys):
@@ -86,13 +91,13 @@ def test_info_says_what_a_checkpoint_is_and_loading_says_the_first_lines(checkpo
 
 
 def test_an_unfinished_checkpoint_says_so(small_set, tmp_path, capsys):
-    rolls = fabric.load_rolls(aitex.split_records(aitex.scan(small_set).records).train)
+    rolls = load_rolls(aitex.load_aitex(small_set).train)
 
     def stop(trainer):
         raise KeyboardInterrupt
 
-    config = recipe.TrainConfig(steps=3, batch=2, crop=64)
-    training.train(rolls, config, tmp_path / "part.pt", on_log=stop, log_every=1, quiet=True)
+    config = TrainConfig(steps=3, batch=2, crop=64)
+    loop.train(rolls, config, tmp_path / "part.pt", on_log=stop, log_every=1, quiet=True)
     assert main(["info", str(tmp_path / "part.pt")]) == 0
     assert "1 steps in 0.0 minutes so far (not finished), seed 0." in capsys.readouterr().out
     fails_with_one_line(
@@ -101,7 +106,7 @@ def test_an_unfinished_checkpoint_says_so(small_set, tmp_path, capsys):
 
 
 def test_calibration_rolls_without_a_patch_are_found_before_the_training(small_set, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train_command, "patch_corners", lambda shape, edges: [])
+    monkeypatch.setattr("draem_aitex.cli.train.patch_corners", lambda shape, edges: [])
     train = ["train", "--data", small_set, "--steps", "1", "--out", tmp_path / "x.pt"]
     fails_with_one_line(capsys, train, small_set, "no calibration roll holds a patch of 256 x 256")
     assert not (tmp_path / "x.pt").exists()
@@ -120,7 +125,7 @@ def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsy
     assert table["n_test_rolls"] == tested and table["n_train_rolls"] == 2 and table["source"] == "simulated fabric"
     assert table["defects"] == table["hits"] + round(table["miss_rate"] * table["defects"])
     assert set(table["by_fabric"]) == {"01"} and 0 <= table["patch_auroc"] <= 1
-    assert table["false_alarms_per_metre"] is None, "no resolution given"
+    assert table["false_positive_regions_per_metre"] is None, "no resolution given"
     page = report.read_text()
     assert "http" not in page and page.count("<img") >= 2, "self-contained, with pictures"
     assert "model.pt: DRAEM, compact" in page
@@ -129,15 +134,15 @@ def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsy
 def test_another_rate_takes_the_threshold_anew_without_the_rolls(checkpoint, small_set, tmp_path, capsys):
     evaluate = ["evaluate", "--data", str(small_set), "--checkpoint", str(checkpoint)]
     figures = tmp_path / "figures.json"
-    options = ["--false-alarm-rate", "0.25", "--mm-per-px", "0.2", "--json", str(figures)]
+    options = ["--fpr", "0.25", "--mm-per-px", "0.2", "--json", str(figures)]
     assert main([*evaluate, *options]) == 0
     scores, table = load_checkpoint(checkpoint)["calibration"]["scores"], json.loads(figures.read_text())
-    assert table["threshold"] == scores[int(0.25 * (len(scores) + 1)) - 1] and table["false_alarm_rate_wanted"] == 0.25
+    assert table["threshold"] == scores[int(0.25 * (len(scores) + 1)) - 1] and table["fpr_wanted"] == 0.25
     assert table["metres"] == pytest.approx(table["fabric_columns"] * 0.2 / 1000)
     assert load_checkpoint(checkpoint)["threshold"]["wanted"] < 0.25, "the checkpoint keeps its own"
     capsys.readouterr()
-    fails_with_one_line(capsys, [*evaluate, "--false-alarm-rate", "0.001"], "rate: 0.001", len(scores), "rolls")
-    fails_with_one_line(capsys, [*evaluate, "--false-alarm-rate", "0.25", "--keep"], "--keep")
+    fails_with_one_line(capsys, [*evaluate, "--fpr", "0.001"], "rate: 0.001", len(scores), "rolls")
+    fails_with_one_line(capsys, [*evaluate, "--fpr", "0.25", "--keep"], "--keep")
     fails_with_one_line(capsys, [*evaluate, "--bfloat16", "--keep"], "--keep")
     before = checkpoint.read_bytes()
     fails_with_one_line(capsys, [*evaluate, "--json", checkpoint], checkpoint, "ends in .json")
@@ -146,7 +151,7 @@ def test_another_rate_takes_the_threshold_anew_without_the_rolls(checkpoint, sma
     fails_with_one_line(capsys, [*evaluate, "--mm-per-px", "0"], "--mm-per-px 0: expected")
     older = {name: value for name, value in load_checkpoint(checkpoint).items() if name != "calibration"}
     save_checkpoint(tmp_path / "older.pt", older)
-    older = [*evaluate[:-1], tmp_path / "older.pt", "--false-alarm-rate", "0.25"]
+    older = [*evaluate[:-1], tmp_path / "older.pt", "--fpr", "0.25"]
     fails_with_one_line(capsys, older, "older.pt", "no calibration scores")
 
 
@@ -162,15 +167,17 @@ def test_a_roll_trained_on_is_left_out_under_any_name(checkpoint, small_set, tmp
 
 
 def test_inspect_writes_map_overlay_and_line(checkpoint, simulated, tmp_path, capsys):
-    record = next(record for record in aitex.scan(simulated).records if record.fabric == "01" and not record.is_normal)
+    record = next(
+        record for record in aitex.load_aitex(simulated).records if record.fabric == "01" and not record.is_normal
+    )
     crop = tmp_path / "piece.png"
-    cv2.imwrite(str(crop), aitex.read_image(record.path)[:200, 1000:1333])
+    cv2.imwrite(str(crop), images.read_image(record.path)[:200, 1000:1333])
     pictures = [str(record.path), str(crop)]
     assert main(["inspect", *pictures, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "o")]) == 0
     lines = capsys.readouterr().out.splitlines()
     for path, line in zip((record.path, crop), lines, strict=True):
-        image = aitex.read_image(path)
-        start, end = fabric.fabric_edges(image)
+        image = images.read_image(path)
+        start, end = fabric_edges.fabric_edges(image)
         scores = np.load(tmp_path / "o" / f"{path.stem}.npy")
         assert scores.dtype == np.float32 and scores.shape == image.shape
         assert not scores[:, :start].any() and not scores[:, end:].any()
@@ -183,11 +190,11 @@ def test_inspect_writes_map_overlay_and_line(checkpoint, simulated, tmp_path, ca
 
 
 def test_inspect_refuses_before_any_work(checkpoint, simulated, tmp_path, capsys):
-    good = next(record.path for record in aitex.scan(simulated).records)
+    good = next(record.path for record in aitex.load_aitex(simulated).records)
     out = tmp_path / "out"
     (tmp_path / "other").mkdir()
     twin = tmp_path / "other" / f"{good.stem}.jpg"
-    cv2.imwrite(str(twin), aitex.read_image(good))
+    cv2.imwrite(str(twin), images.read_image(good))
     cut = tmp_path / "cut.png"
     cut.write_bytes(good.read_bytes()[:5000])
     common = ["--checkpoint", checkpoint, "--out", out]

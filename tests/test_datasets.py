@@ -4,15 +4,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from draem_aitex import aitex, loom
-from draem_aitex.datasets import FolderDataset, PatchDataset, open_set_split
+from draem_aitex.data import aitex
+from draem_aitex.data.datasets import FolderDataset, PatchDataset, open_set_split
+from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
-from draem_aitex.fabric import load_rolls
+from draem_aitex.simulation import loom
 
 
 @pytest.fixture(scope="module")
 def rolls(small_set):
-    return load_rolls(aitex.scan(small_set).records)
+    return load_rolls(aitex.load_aitex(small_set).records)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import numpy as np
 import py7zr
 import pytest
 
-from draem_aitex import download
-from draem_aitex.__main__ import main
+from draem_aitex.cli.main import main
+from draem_aitex.data import download
 from draem_aitex.errors import InputError
 
 FILES = {

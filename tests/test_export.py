@@ -8,12 +8,13 @@ import pytest
 from conftest import ROOT
 from test_cli import fails_with_one_line
 
-from draem_aitex.__main__ import main
-from draem_aitex.checkpoint import load_checkpoint, save_checkpoint
+from draem_aitex.cli.main import main
+from draem_aitex.detectors.draem import DraemDetector
+from draem_aitex.detectors.onnx import export
 from draem_aitex.errors import InputError
-from draem_aitex.export import export
-from draem_aitex.inference import DraemDetector
-from draem_aitex.networks import NetworkConfig, build_draem
+from draem_aitex.model.draem import build_draem
+from draem_aitex.model.unet import NetworkConfig
+from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
 
 MODEL = ROOT / "checkpoints/compact_loom.pt"
 SIZES = ((256, 304), (256, 2505), (64, 64), (403, 410), (33, 100), (16, 7), (1, 50), (1, 1))
@@ -51,8 +52,8 @@ def test_the_file_gives_the_detectors_maps_for_any_size_and_fabric(onnx, tmp_pat
     session = runner(path)
     texts = session.get_modelmeta().custom_metadata_map
     fabrics = json.loads(texts["fabrics"])
-    assert fabrics == list(detector.levels) and float(texts["threshold"]) == content["threshold"]["value"]
-    assert float(texts["wanted_false_alarm_rate"]) == content["threshold"]["wanted"]
+    assert fabrics == list(detector.offsets) and float(texts["threshold"]) == content["threshold"]["value"]
+    assert float(texts["wanted_fpr"]) == content["threshold"]["wanted"]
     assert texts["source"] == "simulated fabric" and texts["checkpoint"].startswith("DRAEM, compact, ")
     agree(session, detector, [(-1, None), (0, fabrics[0]), (len(fabrics) - 1, fabrics[-1])], SIZES)
     before = path.read_bytes()

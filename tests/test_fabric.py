@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from draem_aitex import aitex, loom
+from draem_aitex.data.fabric_edges import fabric_edges, find_selvedges
+from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
-from draem_aitex.fabric import fabric_edges, find_selvedges, load_rolls
+from draem_aitex.simulation import loom
 
 
 @pytest.mark.parametrize("code", sorted(loom.FABRICS))
@@ -117,6 +118,6 @@ def test_selvedge_of_another_weave(side):
 
 
 def test_real_split_is_the_stated_one(real):
-    split = aitex.split_records(real.records)
+    split = real
     assert {record.number for record in split.calibration} <= {4, 14}
     assert {record.number for record in split.test if record.is_normal} <= {9, 19}

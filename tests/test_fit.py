@@ -10,13 +10,15 @@ import pytest
 import torch
 from test_cli import fails_with_one_line
 
-from draem_aitex import aitex
-from draem_aitex.__main__ import build_parser, main
-from draem_aitex.baselines import VAE, PatchCore, backbones
-from draem_aitex.checkpoint import load_checkpoint
-from draem_aitex.detectors import load_detector
-from draem_aitex.fit_command import _detector
-from draem_aitex.sampler import Variation
+from draem_aitex.baselines import backbones
+from draem_aitex.baselines.patchcore import PatchCore
+from draem_aitex.baselines.vae import VAE
+from draem_aitex.cli.fit import _detector
+from draem_aitex.cli.main import build_parser, main
+from draem_aitex.data import aitex, images
+from draem_aitex.training.checkpoint import load_checkpoint
+from draem_aitex.training.sampler import NormalAugmentation
+from draem_aitex.workflow import load_detector
 
 SMALL = ("--bank-size", "50", "--pool-size", "500")
 WHAT = {
@@ -64,11 +66,11 @@ def test_a_fitted_checkpoint_holds_what_a_trained_one_does(baseline, small_set):
     assert content["threshold"]["wanted"] == pytest.approx(1 / (patches + 1)), "one roll cannot promise 1 %"
     assert content["threshold"]["value"] == max(content["calibration"]["scores"]) <= 1
     assert len(content["calibration"]["scores"]) == patches and content["calibration"]["rolls"] == 1
-    assert list(content["fabric_levels"]) == ["01"]
+    assert list(content["fabric_offsets"]) == ["01"]
     detector, _ = load_detector(baseline, quiet=True)
-    record = next(record for record in aitex.scan(small_set).records if record.number == 4)
-    image = aitex.read_image(record.path)
-    assert detector.predict(image, (100, 1000), "01").max() <= 1 and detector.levels == content["fabric_levels"]
+    record = next(record for record in aitex.load_aitex(small_set).records if record.number == 4)
+    image = images.read_image(record.path)
+    assert detector.predict(image, (100, 1000), "01").max() <= 1 and detector.offsets == content["fabric_offsets"]
 
 
 def test_the_same_command_gives_the_same_bank_and_another_seed_another(bank, small_set, tmp_path):
@@ -111,14 +113,14 @@ def test_evaluate_keeps_the_figures_of_any_detector(bank, small_set, tmp_path, c
 
 
 def test_inspect_writes_the_maps_of_any_detector_and_says_which(baseline, small_set, tmp_path, capsys):
-    record = next(record for record in aitex.scan(small_set).records if not record.is_normal)
+    record = next(record for record in aitex.load_aitex(small_set).records if not record.is_normal)
     found = tmp_path / "found.json"
     assert run("inspect", record.path, "--checkpoint", baseline, "--out", tmp_path / "maps", "--json", found) == 0
     printed = capsys.readouterr()
     assert WHAT[baseline.stem] in printed.err and str(record.path) in printed.out
     content = json.loads(found.read_text())
     (picture,) = content["pictures"]
-    assert content["checkpoint"] == baseline.name and picture["fabric"] == "01" and picture["levelled"]
+    assert content["checkpoint"] == baseline.name and picture["fabric"] == "01" and picture["normalised"]
     scores = np.load(tmp_path / "maps" / f"{record.name}.npy")
     start, end = picture["edges"]
     assert picture["score"] == float(scores.max()) <= 1 and not scores[:, :start].any()
@@ -146,7 +148,7 @@ def test_a_bank_of_each_fabric_is_used_by_the_fabrics_name(per_fabric, small_set
     assert content["made"]["command"].endswith("--seed 0 --per-fabric --out patchcore.pt")
     assert run("evaluate", "--data", small_set, "--checkpoint", per_fabric) == 0
     assert "of 50 vectors of 41 numbers, fitted on simulated fabric, fabrics 01" in capsys.readouterr().out
-    record = next(record for record in aitex.scan(small_set).records if not record.is_normal)
+    record = next(record for record in aitex.load_aitex(small_set).records if not record.is_normal)
     piece = tmp_path / "piece.png"
     shutil.copy(record.path, piece)
     inspect = ["inspect", piece, "--checkpoint", per_fabric]
@@ -157,7 +159,7 @@ def test_a_bank_of_each_fabric_is_used_by_the_fabrics_name(per_fabric, small_set
 def test_a_picture_of_a_fabric_without_a_bank_is_refused_before_anything_is_written(
     per_fabric, small_set, tmp_path, capsys
 ):
-    record = next(record for record in aitex.scan(small_set).records if not record.is_normal)
+    record = next(record for record in aitex.load_aitex(small_set).records if not record.is_normal)
     for name, found in (("piece.png", "fabric not named"), (f"{record.name[:-2]}07.png", "fabric 07")):
         picture, out = tmp_path / name, tmp_path / "out"
         shutil.copy(record.path, picture)
@@ -170,8 +172,8 @@ def test_a_picture_of_a_fabric_without_a_bank_is_refused_before_anything_is_writ
 def test_a_picture_too_small_for_the_detector_is_refused_before_anything_is_written(
     baseline, small_set, tmp_path, capsys
 ):
-    record, picture = aitex.scan(small_set).records[0], tmp_path / "small.png"
-    cv2.imwrite(str(picture), aitex.read_image(record.path)[:12, 1000:1064])
+    record, picture = aitex.load_aitex(small_set).records[0], tmp_path / "small.png"
+    cv2.imwrite(str(picture), images.read_image(record.path)[:12, 1000:1064])
     inspect = ["inspect", record.path, picture, "--checkpoint", baseline, "--out", tmp_path / "out"]
     least, name = {"patchcore": (32, "PatchCore"), "vae": (16, "VAE")}[baseline.stem]
     fails_with_one_line(capsys, inspect, picture, "12 x 64 pixels", f"expected {least} x {least}", name)
@@ -183,14 +185,27 @@ def test_options_of_fit_become_a_detector():
         return _detector(build_parser().parse_args(["fit", *options, "--out", "x.pt", "--device", "cpu"]))
 
     detector, arguments = made("vae")
-    assert detector.options == VAE().options and arguments == {"steps": 600, "variation": Variation()}
+    assert detector.options == VAE().options and arguments == {
+        "steps": 600,
+        "normal_augmentation": NormalAugmentation(),
+    }
     detector, arguments = made(
-        "vae", "--steps", "7", "--error", "mse", "--beta", "0.5", "--smoothing", "2", "--as-recorded", "--no-levels"
+        "vae",
+        "--steps",
+        "7",
+        "--error",
+        "mse",
+        "--beta",
+        "0.5",
+        "--smoothing",
+        "2",
+        "--no-augmentation",
+        "--no-normalisation",
     )
-    assert detector.options == VAE(error="mse", beta=0.5, smoothing=2.0, levelled=False).options
-    assert arguments == {"steps": 7, "variation": None}
+    assert detector.options == VAE(error="mse", beta=0.5, smoothing=2.0, normalised=False).options
+    assert arguments == {"steps": 7, "normal_augmentation": None}
     detector, arguments = made("patchcore")
-    assert detector.options == PatchCore().options and arguments == {"variation": Variation()}
+    assert detector.options == PatchCore().options and arguments == {"normal_augmentation": NormalAugmentation()}
     options = ("--backbone", "shallow", "--per-fabric", "--bank-size", "7", "--pool-size", "70", "--smoothing", "2")
     wanted = PatchCore("shallow", per_fabric=True, bank_size=7, pool_size=70, smoothing=2.0)
     assert made("patchcore", *options)[0].options == wanted.options
@@ -203,7 +218,7 @@ def test_what_only_draem_does_is_refused_in_one_line(baseline, small_set, tmp_pa
     fails_with_one_line(capsys, train, baseline, f"'{baseline.stem}'", "'draem'")
     evaluate = ["evaluate", "--data", small_set, "--checkpoint", baseline]
     fails_with_one_line(capsys, [*evaluate, "--bfloat16"], "bfloat16", name, "DRAEM")
-    picture = aitex.scan(small_set).records[0].path
+    picture = aitex.load_aitex(small_set).records[0].path
     inspect = ["inspect", picture, "--checkpoint", baseline, "--out", tmp_path / "out", "--bfloat16"]
     fails_with_one_line(capsys, inspect, "bfloat16", name)
     assert baseline.read_bytes() == before and not list(tmp_path.iterdir())

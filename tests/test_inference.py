@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from draem_aitex import inference, metrics
-from draem_aitex.detector import logit
+from draem_aitex.data.patcher import patch_maxima
+from draem_aitex.data.rolls import Roll
+from draem_aitex.detectors import calibration, draem, tiling
+from draem_aitex.detectors.calibration import logit
 from draem_aitex.errors import InputError
-from draem_aitex.fabric import Roll
-from draem_aitex.networks import build_draem
-from draem_aitex.patcher import patch_maxima
+from draem_aitex.model.draem import build_draem
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def picture(width, height=64):
     ("most", "margin", "multiple"), [(2176, 176, 16), (1, 176, 16), (700, 40, 8), (99999, 420, 32)]
 )
 def test_windows_cover_every_column_once_and_with_context(width, most, margin, multiple):
-    found = inference.windows(width, most, margin, multiple)
+    found = tiling.tiles(width, most, margin, multiple)
     assert [own[0] for _, own in found] == [0] + [own[1] for _, own in found[:-1]] and found[-1][1][1] == width
     grid = found[:-1] if width % multiple and len(found) > 1 else found
     assert len({last - first for (first, last), _ in grid}) == 1, "one size"
@@ -35,14 +35,14 @@ def test_windows_cover_every_column_once_and_with_context(width, most, margin, m
         assert 0 <= first <= own_first < own_last <= last <= width
         assert (last - first) % multiple == 0 or width < multiple, "nothing is padded on"
         assert first % multiple == 0 or last == width
-        assert last - first <= max(most, 2 * (margin + multiple) + inference.WINDOW_STEP)
+        assert last - first <= max(most, 2 * (margin + multiple) + tiling.TILE_STEP)
         assert own_first - first >= min(margin, (width - 3 * multiple) // 2) or own_first == 0
         assert last - own_last >= min(margin, (width - 3 * multiple) // 2) or own_last == width
 
 
 def test_reach_is_what_can_matter_to_a_pixel(model):
     """Cloth beyond it may be anything; of cloth nearby the networks do see something."""
-    reach = model.config.reach
+    reach = model.config.receptive_field
     generator = torch.Generator().manual_seed(0)
     image, other = (torch.rand(1, 1, 16, 4 * reach, generator=generator) for _ in range(2))
     columns = torch.arange(4 * reach)
@@ -62,8 +62,8 @@ def test_the_map_is_that_of_one_pass(model):
         _, logits = model(torch.from_numpy(image)[None, None] / 255)
     whole = torch.sigmoid(logits[0, 0]).numpy()
     for memory in (1000, 12, 1):
-        assert np.abs(inference.anomaly_map(model, image, (0, 3600), memory) - whole).max() < 1e-5
-    assert len(inference.windows(3600, 1, model.config.reach, model.config.multiple)) > 2, "or nothing was tiled"
+        assert np.abs(draem.anomaly_map(model, image, (0, 3600), memory) - whole).max() < 1e-5
+    assert len(tiling.tiles(3600, 1, model.config.receptive_field, model.config.multiple)) > 2, "or nothing was tiled"
 
 
 @pytest.mark.parametrize(("width", "height"), [(3605, 64), (700, 75), (431, 33), (17, 40), (9, 5)])
@@ -71,8 +71,8 @@ def test_off_the_grid_the_ends_are_seen_as_they_are(model, width, height):
     """The last rows and columns are those of a pass that ends with the picture, the first of one that begins with it;
     tiled or not, the map is the same."""
     image = picture(width, height)
-    scores = inference.anomaly_map(model, image, (0, width))
-    assert np.abs(inference.anomaly_map(model, image, (0, width), memory_mb=1) - scores).max() < 1e-5
+    scores = draem.anomaly_map(model, image, (0, width))
+    assert np.abs(draem.anomaly_map(model, image, (0, width), memory_mb=1) - scores).max() < 1e-5
     rows, columns = (side - side % 16 or side for side in image.shape)
     with torch.inference_mode():
         for place in np.s_[:rows, :columns], np.s_[-rows:, -columns:]:
@@ -87,9 +87,9 @@ def test_many_rolls_are_scored_as_each_by_itself(model):
         Roll(str(width), "00", "000", picture(width), (start, width), None)
         for width, start in ((700, 0), (700, 3), (700, 9), (300, 100), (701, 0), (2000, 37))
     ]
-    alone = [inference.anomaly_map(model, roll.image, roll.edges) for roll in rolls]
+    alone = [draem.anomaly_map(model, roll.image, roll.edges) for roll in rolls]
     for memory in (1, 30, 1000):
-        detector = inference.DraemDetector(model, memory_mb=memory)
+        detector = draem.DraemDetector(model, memory_mb=memory)
         for one, together in zip(alone, detector.predict_rolls(rolls), strict=True):
             assert np.abs(one - together).max() < 1e-5
 
@@ -117,41 +117,41 @@ print(held("VmHWM") - before - scores.nbytes / 2**20)
 
 def test_sixteen_bits_change_scores_little(model):
     image = picture(400)
-    full, half = (inference.DraemDetector(model, bfloat16=bits).predict(image, (0, 400)) for bits in (False, True))
+    full, half = (draem.DraemDetector(model, bfloat16=bits).predict(image, (0, 400)) for bits in (False, True))
     assert half.dtype == np.float32 and 0 < np.abs(full - half).max() < 0.02
 
 
 def test_zero_outside_the_fabric_and_nothing_else_is_seen(model):
     image = picture(400)
-    scores = inference.anomaly_map(model, image, (100, 372))
+    scores = draem.anomaly_map(model, image, (100, 372))
     assert scores.shape == image.shape and scores.dtype == np.float32
     assert not scores[:, :100].any() and not scores[:, 372:].any()
     assert (scores[:, 100:372] > 0).all() and scores.max() <= 1
     image[:, :100] = 255
-    assert np.array_equal(scores, inference.anomaly_map(model, image, (100, 372)))
+    assert np.array_equal(scores, draem.anomaly_map(model, image, (100, 372)))
 
 
 def test_wrong_pictures_are_named(model):
     with pytest.raises(InputError, match=r"float64 of shape \(64, 64\); expected uint8"):
-        inference.anomaly_map(model, np.zeros((64, 64)), (0, 64))
+        draem.anomaly_map(model, np.zeros((64, 64)), (0, 64))
     with pytest.raises(InputError, match="memory_mb: 0; expected more than 0"):
-        inference.DraemDetector(model, memory_mb=0)
+        draem.DraemDetector(model, memory_mb=0)
 
 
 def test_levels_make_flawless_cloth_of_every_fabric_equal(model):
-    """Two cloths, one livelier: levelled, the same share of either's patches lies above the common level."""
+    """Two cloths, one livelier: normalised, the same share of either's patches lies above the common level."""
     rolls = [
         Roll(name, name, "000", np.clip(picture(2048, 256) * contrast, 0, 255).astype(np.uint8), (0, 2048), None)
         for name, contrast in (("00", 0.2), ("01", 0.9))
     ]
-    levels = inference.DraemDetector(model).levels_from(rolls, share=0.25)
-    detector = inference.DraemDetector(model, levels)
+    levels = draem.DraemDetector(model).offsets_from(rolls, share=0.25)
+    detector = draem.DraemDetector(model, levels)
     common = 1 / (1 + np.exp(-np.median(list(levels.values()))))
     assert abs(levels["00"] - levels["01"]) > 1e-4
     for roll in rolls:
         maxima = patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges)
         assert (maxima > common).sum() == 2, "a quarter of eight patches"
-        raw = inference.anomaly_map(detector.model, roll.image, roll.edges)
+        raw = draem.anomaly_map(detector.model, roll.image, roll.edges)
         assert detector.is_calibrated(roll.fabric)
         assert np.array_equal(detector.predict(roll.image, roll.edges), raw)
         with pytest.warns(UserWarning, match="fabric 77: not calibrated"):
@@ -165,24 +165,24 @@ def test_calibration_rolls_are_levelled_by_the_others(model):
              (0, 1024 + 256 * index), None)
         for index, (code, contrast) in enumerate((("00", 0.2), ("00", 0.9), ("01", 0.5)))
     ]  # fmt: skip
-    levels = inference.DraemDetector(model).levels_from(rolls)
-    detector = inference.DraemDetector(model, levels)
-    alone = [detector.levels_from([roll])[roll.fabric] for roll in rolls]
+    levels = draem.DraemDetector(model).offsets_from(rolls)
+    detector = draem.DraemDetector(model, levels)
+    alone = [detector.offsets_from([roll])[roll.fabric] for roll in rolls]
     raw = detector.raw_patch_scores(rolls)
     for index, level in enumerate((alone[1], alone[0], alone[2])):
         moved = logit(raw[index]) + np.median(list(levels.values())) - level
         held_out = detector.held_out_patch_scores(rolls)[index]
         assert held_out == pytest.approx(1 / (1 + np.exp(-moved)), abs=1e-5)
     together = np.sort(np.concatenate(detector.held_out_patch_scores(rolls)))[::-1]
-    assert np.array_equal(metrics.calibration_scores(detector, rolls).scores, together.astype(np.float64))
+    assert np.array_equal(calibration.calibration_scores(detector, rolls).scores, together.astype(np.float64))
 
 
 def test_levelled_scores_keep_their_order_and_range(model):
     image = picture(600)
-    detector = inference.DraemDetector(model, {"00": -40.0, "01": 0.0, "02": 40.0})
-    raw = inference.anomaly_map(detector.model, image, (50, 600))
-    assert np.abs(raw - inference.anomaly_map(model, image, (50, 600))).max() < 1e-5, "folded batch norms"
-    for code in detector.levels:
+    detector = draem.DraemDetector(model, {"00": -40.0, "01": 0.0, "02": 40.0})
+    raw = draem.anomaly_map(detector.model, image, (50, 600))
+    assert np.abs(raw - draem.anomaly_map(model, image, (50, 600))).max() < 1e-5, "folded batch norms"
+    for code in detector.offsets:
         scores = detector.predict(image, (50, 600), code)
         assert scores.dtype == np.float32 and not scores[:, :50].any()
         assert scores[:, 50:].min() > 0 and scores.max() <= 1

@@ -10,10 +10,13 @@ from conftest import ROOT
 from PIL import Image
 from test_cli import fails_with_one_line
 
-from draem_aitex import fabric, inspection, loom
-from draem_aitex.__main__ import main
+from draem_aitex.cli import inspection
+from draem_aitex.cli.main import main
+from draem_aitex.data import fabric_edges
+from draem_aitex.data.images import pictures_in, read_image, read_picture
+from draem_aitex.detectors import regions
 from draem_aitex.errors import InputError
-from draem_aitex.pictures import pictures_in, read_image, read_picture
+from draem_aitex.simulation import loom
 
 MODEL = ROOT / "checkpoints/compact_loom.pt"
 
@@ -165,9 +168,9 @@ def test_a_readable_picture_without_fabric_is_judged_as_a_whole(shape, level, re
 
 
 def test_edges_that_cross_are_no_edges(tmp_path, monkeypatch):
-    monkeypatch.setattr(fabric, "_weave_onset", lambda weave: 40)
-    monkeypatch.setattr(fabric, "_selvedge_start", lambda image, start: start)
-    monkeypatch.setattr(fabric, "_weave", lambda image, dark: np.zeros(image.shape[1]))
+    monkeypatch.setattr(fabric_edges, "_weave_onset", lambda weave: 40)
+    monkeypatch.setattr(fabric_edges, "_selvedge_start", lambda image, start: start)
+    monkeypatch.setattr(fabric_edges, "_weave", lambda image, dark: np.zeros(image.shape[1]))
     path = save(tmp_path / "a.png", np.full((64, 64), 90, np.uint8))
     edges, notes = inspection.part_to_judge(path)
     assert edges == (0, 64) and notes == ["no fabric: its edges cross, at columns 40 and 24; judged as a whole"]
@@ -224,12 +227,12 @@ def test_a_defect_is_found_with_its_place_and_can_fail_the_command(cloth, tmp_pa
 
 def test_regions_are_connected_once_dilated():
     scores = np.zeros((100, 200), np.float32)
-    assert inspection.regions(scores, 0.5) == []
+    assert regions.find_regions(scores, 0.5) == []
     scores[10:13, 20:24] = 0.6
     scores[10, 40] = 0.7  # 17 columns on: within twice the reach
     scores[90, 190] = 0.9
     scores[50, 100] = 0.5  # not above
-    assert inspection.regions(scores, 0.5) == [
+    assert regions.find_regions(scores, 0.5) == [
         {"row": 90, "column": 190, "height": 1, "width": 1, "pixels": 1, "score": pytest.approx(0.9)},
         {"row": 10, "column": 20, "height": 3, "width": 21, "pixels": 13, "score": pytest.approx(0.7)},
     ]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from draem_aitex import intervals
+from draem_aitex.evaluation import bootstrap
 
 
 @pytest.fixture(scope="module")
@@ -17,66 +17,66 @@ def judged():
 
 
 def test_every_draw_has_as_many_rolls_and_the_seed_decides():
-    drawn = intervals.draw_rolls(7, 50, seed=3)
+    drawn = bootstrap.draw_rolls(7, 50, seed=3)
     assert drawn.shape == (50, 7) and (drawn.sum(axis=1) == 7).all() and drawn.max() > 1
-    assert np.array_equal(drawn, intervals.draw_rolls(7, 50, seed=3))
-    assert not np.array_equal(drawn, intervals.draw_rolls(7, 50, seed=4))
-    assert intervals.draw_rolls(0, 50).shape == (50, 0)
+    assert np.array_equal(drawn, bootstrap.draw_rolls(7, 50, seed=3))
+    assert not np.array_equal(drawn, bootstrap.draw_rolls(7, 50, seed=4))
+    assert bootstrap.draw_rolls(0, 50).shape == (50, 0)
 
 
 def test_weights_are_repeated_patches(judged):
     """The figures of every resample are those scikit-learn gives for the patches drawn, each as often as its roll."""
     labels, scores, owners = judged
-    weights = intervals.draw_rolls(20, 30)[:, owners]
-    counts = intervals.curve_counts(labels, scores, weights)
+    weights = bootstrap.draw_rolls(20, 30)[:, owners]
+    counts = bootstrap.curve_counts(labels, scores, weights)
     for weight, auroc, ap in zip(
-        weights, intervals.aurocs(*counts), intervals.average_precisions(*counts), strict=True
+        weights, bootstrap.aurocs(*counts), bootstrap.average_precisions(*counts), strict=True
     ):
         assert auroc == pytest.approx(roc_auc_score(labels.repeat(weight), scores.repeat(weight)))
         assert ap == pytest.approx(average_precision_score(labels.repeat(weight), scores.repeat(weight)))
 
 
 def test_an_interval_by_hand():
-    assert intervals.interval(np.arange(1001) / 1000) == [pytest.approx(0.025), pytest.approx(0.975)]
-    assert intervals.interval([0.5] * 10) == [0.5, 0.5]
+    assert bootstrap.interval(np.arange(1001) / 1000) == [pytest.approx(0.025), pytest.approx(0.975)]
+    assert bootstrap.interval([0.5] * 10) == [0.5, 0.5]
 
 
 def test_resamples_without_a_class_are_dropped_and_too_many_of_them_mean_no_interval():
     nan = math.nan
-    assert intervals.interval([nan, nan, 0.2, 0.2]) == [pytest.approx(0.2), pytest.approx(0.2)]
-    assert intervals.interval([nan, nan, 0.2]) is None
-    assert intervals.interval([nan]) is None and intervals.interval([]) is None
+    assert bootstrap.interval([nan, nan, 0.2, 0.2]) == [pytest.approx(0.2), pytest.approx(0.2)]
+    assert bootstrap.interval([nan, nan, 0.2]) is None
+    assert bootstrap.interval([nan]) is None and bootstrap.interval([]) is None
     labels, scores = np.array([True, False]), np.array([0.9, 0.1])
     weights = np.array([[1, 1], [2, 0], [0, 2]])
-    counts = intervals.curve_counts(labels, scores, weights)
-    assert np.array_equal(intervals.aurocs(*counts), [1, nan, nan], equal_nan=True)
-    assert np.array_equal(intervals.average_precisions(*counts), [1, 1, nan], equal_nan=True)
-    empty = intervals.curve_counts(np.empty(0, bool), np.empty(0), np.empty((3, 0), int))
-    assert np.isnan(intervals.aurocs(*empty)).all() and np.isnan(intervals.average_precisions(*empty)).all()
-    assert np.array_equal(intervals.ratios([1, 0], [2, 0]), [0.5, nan], equal_nan=True)
-    assert intervals.curve_bands(labels, scores, weights) is None
+    counts = bootstrap.curve_counts(labels, scores, weights)
+    assert np.array_equal(bootstrap.aurocs(*counts), [1, nan, nan], equal_nan=True)
+    assert np.array_equal(bootstrap.average_precisions(*counts), [1, 1, nan], equal_nan=True)
+    empty = bootstrap.curve_counts(np.empty(0, bool), np.empty(0), np.empty((3, 0), int))
+    assert np.isnan(bootstrap.aurocs(*empty)).all() and np.isnan(bootstrap.average_precisions(*empty)).all()
+    assert np.array_equal(bootstrap.ratios([1, 0], [2, 0]), [0.5, nan], equal_nan=True)
+    assert bootstrap.curve_bands(labels, scores, weights) is None
 
 
 def test_rolls_that_agree_with_themselves_widen_the_interval(judged):
     """Patches of one roll that are all alike are one draw, not fifteen."""
     rng = np.random.default_rng(1)
     hits = (rng.random(20) < 0.5).repeat(15)
-    by_roll = (intervals.draw_rolls(20)[:, judged[2]] * hits).sum(1) / 300
-    by_patch = (intervals.draw_rolls(300) * hits).sum(1) / 300
-    assert np.diff(intervals.interval(by_roll)) > 2 * np.diff(intervals.interval(by_patch))
+    by_roll = (bootstrap.draw_rolls(20)[:, judged[2]] * hits).sum(1) / 300
+    by_patch = (bootstrap.draw_rolls(300) * hits).sum(1) / 300
+    assert np.diff(bootstrap.interval(by_roll)) > 2 * np.diff(bootstrap.interval(by_patch))
 
 
 def test_bands_hold_the_curves(judged):
     labels, scores, owners = judged
-    recall, precision = intervals.curve_bands(labels, scores, intervals.draw_rolls(20)[:, owners])
+    recall, precision = bootstrap.curve_bands(labels, scores, bootstrap.draw_rolls(20)[:, owners])
     assert recall.shape == precision.shape == (2, 101)
     assert (recall[0] <= recall[1]).all() and (np.diff(recall, axis=1) >= 0).all() and recall[0, -1] == 1
     assert (precision >= 0).all() and (precision <= 1).all()
-    hits, alarms = intervals.curve_counts(labels, scores, np.ones((1, len(labels)), int))
-    reached = np.searchsorted(alarms[0] / alarms[0, -1], intervals.GRID, side="right")
+    hits, alarms = bootstrap.curve_counts(labels, scores, np.ones((1, len(labels)), int))
+    reached = np.searchsorted(alarms[0] / alarms[0, -1], bootstrap.GRID, side="right")
     curve = np.append(0, hits[0] / hits[0, -1])[reached]
     assert (recall[0] <= curve + 1e-9).all() and (curve <= recall[1] + 1e-9).all() and (recall[0] < recall[1]).any()
-    perfect = intervals.curve_bands(labels, labels * 1.0, intervals.draw_rolls(20)[:, owners])
+    perfect = bootstrap.curve_bands(labels, labels * 1.0, bootstrap.draw_rolls(20)[:, owners])
     assert (np.stack(perfect) == 1).all(), "a perfect order stays perfect, whatever is drawn"
 
 
@@ -84,6 +84,6 @@ def test_a_hundred_rolls_take_no_time():
     rng = np.random.default_rng(2)
     labels, scores, owners = rng.random(1500) < 0.1, rng.random(1500), np.repeat(np.arange(100), 15)
     start = time.perf_counter()
-    counts = intervals.curve_counts(labels, scores, intervals.draw_rolls(100)[:, owners])
-    intervals.aurocs(*counts), intervals.average_precisions(*counts)
+    counts = bootstrap.curve_counts(labels, scores, bootstrap.draw_rolls(100)[:, owners])
+    bootstrap.aurocs(*counts), bootstrap.average_precisions(*counts)
     assert time.perf_counter() - start < 10  # about 0.3 s on one core

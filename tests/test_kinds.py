@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
+from draem_aitex.anomalies.kinds import KINDS, MINIMUM_MASK, PITCH, kind
 from draem_aitex.errors import InputError
-from draem_aitex.kinds import KINDS, MINIMUM_MASK, PITCH, kind
 
 NINE = ["perlin_texture", "cut_paste", "cut_paste_scar", "thread", "slip", "spot", "stain", "crease", "hole"]
 
@@ -168,7 +168,7 @@ def test_contrast_is_measured_on_the_cloth():
 
 
 def test_registering_a_kind(monkeypatch):
-    monkeypatch.setattr("draem_aitex.kinds.KINDS", dict(KINDS))
+    monkeypatch.setattr("draem_aitex.anomalies.kinds.KINDS", dict(KINDS))
 
     @kind
     def whitewash(images, fabric, severity, generator):

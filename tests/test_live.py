@@ -1,15 +1,16 @@
 import pytest
 import torch
 
-from draem_aitex import aitex, live
-from draem_aitex.checkpoint import load_checkpoint
-from draem_aitex.fabric import load_rolls
-from draem_aitex.recipe import TrainConfig
+from draem_aitex.data import aitex
+from draem_aitex.data.rolls import load_rolls
+from draem_aitex.training import live
+from draem_aitex.training.checkpoint import load_checkpoint
+from draem_aitex.training.config import TrainConfig
 
 
 @pytest.fixture(scope="module")
 def rolls(small_set):
-    return load_rolls(aitex.split_records(aitex.scan(small_set).records).train)
+    return load_rolls(aitex.load_aitex(small_set).train)
 
 
 class Display:

@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from draem_aitex import likeness, loom
-from draem_aitex.aitex import FABRIC_FOLDERS, SIMULATED_MARK, Record, read_mask, scan, split_records
+from draem_aitex.data.aitex import FABRIC_FOLDERS, SIMULATED_MARK, load_aitex, split_records
+from draem_aitex.data.images import read_image
+from draem_aitex.data.rolls import Record, read_mask
 from draem_aitex.errors import InputError
-from draem_aitex.loom_fabrics import WEAVES
-from draem_aitex.pictures import read_image
+from draem_aitex.simulation import loom, realism
+from draem_aitex.simulation.fabrics import WEAVES
 
 WIDTH = 1024
 PAIRS = sorted(set(loom.DEFECTIVE_ROLLS))
@@ -64,8 +65,8 @@ def test_mask_is_what_the_defect_changed(defect, fabric):
         assert not roll.mask[:, : roll.start].any()
         difference = np.abs(roll.image.astype(int) - flawless.image)
         near = cv2.dilate(roll.mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-        assert difference[~near].max() <= loom.MASK_LEVEL + 3  # noise grows with light
-        assert difference[roll.mask].max() > 1.5 * loom.MASK_LEVEL
+        assert difference[~near].max() <= loom.VISIBLE_CHANGE + 3  # noise grows with light
+        assert difference[roll.mask].max() > 1.5 * loom.VISIBLE_CHANGE
 
 
 @pytest.mark.parametrize("defect", loom.DEFECT_CODES)
@@ -93,13 +94,13 @@ def defective():
     for code in loom.DEFECT_CODES:
         fabrics = [fabric for defect, fabric in loom.DEFECTIVE_ROLLS if defect == code]
         rolls = [weave(fabrics[seed % len(fabrics)], code, 100 + seed, loom.ROLL_WIDTH) for seed in range(10)]
-        made[code] = [(roll.mask.sum(), likeness.defect_contrast(roll.image, roll.mask)) for roll in rolls]
+        made[code] = [(roll.mask.sum(), realism.defect_contrast(roll.image, roll.mask)) for roll in rolls]
     return made
 
 
 @pytest.mark.parametrize("defect", loom.DEFECT_CODES)
 def test_defects_have_the_real_sizes(defective, defect):
-    median, scatter = likeness.REAL_SIZES[defect]
+    median, scatter = realism.REAL_SIZES[defect]
     sizes = np.log([pixels for pixels, _ in defective[defect]])
     assert abs(np.median(sizes) - np.log(median)) < 0.5, np.exp(np.median(sizes))  # ten draws: a factor of 1.6
     assert np.std(sizes) < 1.6 * scatter + 0.15
@@ -107,7 +108,7 @@ def test_defects_have_the_real_sizes(defective, defect):
 
 @pytest.mark.parametrize("defect", loom.DEFECT_CODES)
 def test_defects_have_the_real_contrasts(defective, defect):
-    low, high = likeness.REAL_CONTRASTS[defect]
+    low, high = realism.REAL_CONTRASTS[defect]
     contrasts = [contrast for _, contrast in defective[defect]]
     slack = 0.15
     assert low - slack <= np.median(contrasts) <= high + slack, np.round(contrasts, 2)
@@ -120,8 +121,8 @@ def test_real_defects_have_the_stated_contrasts(real):
         mask = read_mask(record)
         if record.is_normal or mask is None or not mask.any():
             continue
-        low, high = likeness.REAL_CONTRASTS[record.defect]
-        contrast = likeness.defect_contrast(read_image(record.path), mask)
+        low, high = realism.REAL_CONTRASTS[record.defect]
+        contrast = realism.defect_contrast(read_image(record.path), mask)
         # The figures are from a part of the set: other rolls of it may lie somewhat outside.
         assert low - 0.6 <= contrast <= high + 0.6, (record.name, contrast)
 
@@ -138,19 +139,19 @@ def assert_alike(found, stated):
     """The promised likeness: mean and spread within 10 %, the two strongest peaks within 5 % and 3 dB."""
     assert abs(found.mean / stated.mean - 1) < 0.10 and abs(found.spread / stated.spread - 1) < 0.10, found
     for peak in stated.peaks[:2]:
-        off, decibels = likeness.counterpart(peak, found.peaks)
+        off, decibels = realism.counterpart(peak, found.peaks)
         assert off < 0.05 and abs(decibels) < 3, (peak, found.peaks)
 
 
 @pytest.mark.parametrize(("fabric", "recording"), RECORDINGS)
 def test_simulated_cloth_is_like_the_real_one(fabric, recording):
     rolls = [weave(fabric, seed=seed, width=loom.ROLL_WIDTH, recording=recording) for seed in range(5)]
-    cloths = [roll.image[:, roll.start + likeness.BEHIND_EDGE :] for roll in rolls]
-    found, stated = likeness.weave_figures(cloths), likeness.REAL_WEAVES[fabric][recording]
+    cloths = [roll.image[:, roll.start + realism.BEHIND_EDGE :] for roll in rolls]
+    found, stated = realism.weave_figures(cloths), realism.REAL_WEAVES[fabric][recording]
     assert_alike(found, stated)
     # And the other way round: no strong wave that the real weave lacks. (Level bars are the lamp's.)
     for peak in [peak for peak in found.peaks if peak[1] > 0.006][:2]:
-        off, decibels = likeness.counterpart(peak, stated.peaks)
+        off, decibels = realism.counterpart(peak, stated.peaks)
         assert off < 0.05 and abs(decibels) < 3, (peak, stated.peaks)
 
 
@@ -158,29 +159,29 @@ def test_real_cloth_has_the_stated_figures(real):
     cloths = {}
     for record in real.records:
         if record.is_normal:
-            cloth = likeness.cloth_of(read_image(record.path))
+            cloth = realism.cloth_of(read_image(record.path))
             cloths.setdefault((record.fabric, recording_of(record.fabric, cloth)), []).append(cloth)
     assert set(cloths) <= set(RECORDINGS)
     for (fabric, recording), found in cloths.items():
-        assert_alike(likeness.weave_figures(found), likeness.REAL_WEAVES[fabric][recording])
+        assert_alike(realism.weave_figures(found), realism.REAL_WEAVES[fabric][recording])
 
 
 def recording_of(fabric, cloth):
     """The recording whose strongest peak is nearest to the cloth's."""
-    strongest = likeness.weave_figures([cloth]).peaks[0]
-    stated = [figures.peaks[:1] for figures in likeness.REAL_WEAVES[fabric]]
-    return int(np.argmin([likeness.counterpart(strongest, peaks)[0] for peaks in stated]))
+    strongest = realism.weave_figures([cloth]).peaks[0]
+    stated = [figures.peaks[:1] for figures in realism.REAL_WEAVES[fabric]]
+    return int(np.argmin([realism.counterpart(strongest, peaks)[0] for peaks in stated]))
 
 
 def test_weave_figures_of_known_waves():
     y, x = np.mgrid[:256, :1024]
     cloth = 100 + 30 * np.cos(2 * np.pi * (0.125 * y - 0.25 * x)) + 10 * np.cos(2 * np.pi * 0.1875 * x)
-    found = likeness.weave_figures([cloth.astype(np.float32)] * 3, peaks=2)
+    found = realism.weave_figures([cloth.astype(np.float32)] * 3, peaks=2)
     assert found.peaks[0][:2] == (-0.125, 0.25) and found.peaks[1][:2] == (0.0, 0.1875)
     assert abs(found.peaks[0][2] - found.peaks[1][2] - 20 * np.log10(3)) < 0.2
     assert abs(found.mean - 100) < 0.2 and abs(found.spread - np.sqrt((30**2 + 10**2) / 2)) < 0.2
     with pytest.raises(InputError):
-        likeness.weave_figures([cloth[:100]])
+        realism.weave_figures([cloth[:100]])
 
 
 def test_defect_contrast_of_a_known_spot():
@@ -188,9 +189,9 @@ def test_defect_contrast_of_a_known_spot():
     mask = np.zeros(image.shape, bool)
     mask[60:68, 60:68] = True
     image[mask] = 70
-    assert abs(likeness.defect_contrast(image, mask) + 3) < 0.3
+    assert abs(realism.defect_contrast(image, mask) + 3) < 0.3
     with pytest.raises(InputError):
-        likeness.defect_contrast(image, np.zeros_like(mask))
+        realism.defect_contrast(image, np.zeros_like(mask))
 
 
 def test_recordings_differ_and_unknown_ones_are_refused():
@@ -243,7 +244,7 @@ def test_the_set_is_spread_over_the_parts():
         Record(None, number, defect, fabric, ()) for number, (defect, fabric) in enumerate(loom.DEFECTIVE_ROLLS, 1)
     ]
     rolls += [Record(None, number, "000", "00", ()) for number in loom.NORMAL_NUMBERS]
-    split = split_records(rolls)
+    split = SimpleNamespace(**split_records(rolls))
     assert {roll.defect for roll in split.test} == {"000", *loom.DEFECT_CODES}
     assert {roll.defect for roll in split.development} == set(loom.DEFECT_CODES) - {"027", "036"}
     assert (len(split.train), len(split.calibration), sum(roll.is_normal for roll in split.test)) == (4, 2, 2)
@@ -258,8 +259,8 @@ def test_layout(tmp_path, small_set):
     assert "NODefect_images/2306894-210033u/0002_000_02.png" in names
     assert {"Defect_images/0004_002_01.png", "Mask_images/0004_002_01_mask.png", SIMULATED_MARK} <= names
     assert len(names) == 7 * 2 + 2 * 4 + 1
-    collection = scan(folder)
-    assert collection.simulated and not collection.quirks and len(collection.records) == 18
+    collection = load_aitex(folder)
+    assert collection.source == "simulated fabric" and not collection.quirks and len(collection.records) == 18
     mask = cv2.imread(str(folder / "Mask_images/0004_002_01_mask.png"), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (256, 600) and set(np.unique(mask)) == {0, 255}
     assert "not AITEX" in json.loads((folder / SIMULATED_MARK).read_text())["what"]

@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from draem_aitex import losses
 from draem_aitex.errors import InputError
+from draem_aitex.model import losses
 
 RECONSTRUCTION = ["l1_loss", "ssim_loss", "fft_loss"]
 SEGMENTATION = ["bce_loss", "focal_loss"]

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from draem_aitex import metrics
+from draem_aitex.data.rolls import Roll
+from draem_aitex.detectors.calibration import Calibration, calibrate, calibration_scores
 from draem_aitex.errors import InputError
-from draem_aitex.fabric import Roll
+from draem_aitex.evaluation import metrics
 
 
 class FixedMap:
@@ -27,7 +28,7 @@ def flawless(values):
 def test_threshold_keeps_the_promise():
     """With 199 calibration patches and 1 % wanted: the second largest score, whatever the scores' distribution."""
     values = np.random.default_rng(0).permutation(199)
-    threshold = metrics.calibrate(FixedMap(), [flawless(values[:100]), flawless(values[100:])], 0.01)
+    threshold = calibrate(FixedMap(), [flawless(values[:100]), flawless(values[100:])], 0.01)
     assert threshold.value == pytest.approx(197 / 255) and threshold.wanted == threshold.bound == 0.01
     assert (threshold.patches, threshold.rolls) == (199, 2)
 
@@ -36,7 +37,7 @@ def test_threshold_holds_on_new_patches_of_the_same_kind():
     rng = np.random.default_rng(1)
     rates = []
     for _ in range(200):
-        calibration = metrics.Calibration(np.sort(rng.random(150))[::-1], 10)
+        calibration = Calibration(np.sort(rng.random(150))[::-1], 10)
         threshold = calibration.threshold(0.05)
         assert threshold.bound == pytest.approx(7 / 151), "7 of 150 may lie at or above it: 5 % of 151, rounded down"
         rates.append((rng.random(400) > threshold.value).mean())
@@ -44,7 +45,7 @@ def test_threshold_holds_on_new_patches_of_the_same_kind():
 
 
 def test_one_calibration_serves_every_rate_down_to_the_finest():
-    calibration = metrics.calibration_scores(FixedMap(), [flawless(range(48))])
+    calibration = calibration_scores(FixedMap(), [flawless(range(48))])
     assert calibration.finest_rate == pytest.approx(1 / 49) and calibration.scores.dtype == np.float64
     assert np.array_equal(calibration.scores, np.sort(calibration.scores)[::-1])
     finest = calibration.threshold(calibration.finest_rate)  # 1 / 49 * 49 is less than 1 in binary
@@ -56,30 +57,30 @@ def test_a_rate_that_cannot_be_promised_is_refused():
     """1 % takes 99 patches: with 10 a roll, 10 rolls."""
     rolls = [flawless([1] * 10), flawless([2] * 10)]
     with pytest.raises(InputError, match=r"rate: 0.01; expected 0.04762 or more.* 20 patches of 2 .*about 10 rolls"):
-        metrics.calibrate(FixedMap(), rolls, 0.01)
-    assert metrics.calibrate(FixedMap(), rolls, 0.04762).value == pytest.approx(2 / 255), "the rate that it names"
-    assert metrics.Calibration(np.ones(99), 10).threshold(0.01).bound == 0.01
+        calibrate(FixedMap(), rolls, 0.01)
+    assert calibrate(FixedMap(), rolls, 0.04762).value == pytest.approx(2 / 255), "the rate that it names"
+    assert Calibration(np.ones(99), 10).threshold(0.01).bound == 0.01
     with pytest.raises(InputError, match="about 11 rolls"):  # 9.8 a roll
-        metrics.Calibration(np.ones(98), 10).threshold(0.01)
+        Calibration(np.ones(98), 10).threshold(0.01)
 
 
 @pytest.mark.parametrize("rate", [0, 1, 2, -0.1, float("nan")])
 def test_a_rate_is_a_share(rate):
     with pytest.raises(InputError, match="rate: .*between 0 and 1"):
-        metrics.calibrate(FixedMap(), [flawless(range(20))], rate)
+        calibrate(FixedMap(), [flawless(range(20))], rate)
 
 
 def test_nothing_is_calibrated_on_defects_or_on_nothing():
     image, mask = np.zeros((256, 512), np.uint8), np.zeros((256, 512), bool)
     with pytest.raises(InputError, match="no patch in 0 rolls"):
-        metrics.calibrate(FixedMap(), [])
+        calibrate(FixedMap(), [])
     with pytest.raises(InputError, match="no patch in 1 rolls"):
-        metrics.calibrate(FixedMap(), [roll(image, edges=(0, 255), defect="000")])
+        calibrate(FixedMap(), [roll(image, edges=(0, 255), defect="000")])
     with pytest.raises(InputError, match="0001_019_00: a roll with a defect"):
-        metrics.calibrate(FixedMap(), [roll(image, defect="000"), roll(image)])
+        calibrate(FixedMap(), [roll(image, defect="000"), roll(image)])
     mask[3, 3] = True
     with pytest.raises(InputError, match="0001_000_00: a roll with a defect"):
-        metrics.calibrate(FixedMap(), [roll(image, mask, defect="000")])
+        calibrate(FixedMap(), [roll(image, mask, defect="000")])
 
 
 def test_decision_figures_by_hand():
@@ -88,14 +89,14 @@ def test_decision_figures_by_hand():
     assert (figures["false_positives"], figures["true_negatives"]) == (1, 3)
     assert figures["recall"] == pytest.approx(2 / 3) and figures["precision"] == pytest.approx(2 / 3)
     assert figures["f1"] == pytest.approx(2 / 3)
-    assert figures["false_alarm_rate"] == pytest.approx(1 / 4), "a score equal to the threshold is no alarm"
+    assert figures["fpr"] == pytest.approx(1 / 4), "a score equal to the threshold is no alarm"
 
 
 def test_degenerate_cases_are_not_numbers():
     values = [metrics.auroc([0, 0], [1, 2]), metrics.auroc([], []), metrics.average_precision([0, 0], [1, 2])]
     values += [metrics.f1_max_upper_bound([0, 0], [1, 2]), metrics.share(0, 0)]
     nothing = metrics.decision_figures([], [], 0.5)
-    values += [nothing[name] for name in ("recall", "precision", "f1", "false_alarm_rate")]
+    values += [nothing[name] for name in ("recall", "precision", "f1", "fpr")]
     assert np.isnan(values).all()
     one = metrics.decision_figures([1], [0.1], 0.5)
     assert one["recall"] == 0 and one["f1"] == 0 and np.isnan(one["precision"])
@@ -128,7 +129,7 @@ def test_hits_misses_false_alarms_and_distance(scene):
     hit = next(defect for defect in outcome.defects if defect.hit)
     assert hit.pixels == 16 and hit.centroid == (101.5, 201.5) and hit.distance == pytest.approx(8.0)
     assert hit.coverage == 0, "hit from beside it: none of its own pixels is above the threshold"
-    assert outcome.false_alarms == [(200, 500, pytest.approx(0.8))]
+    assert outcome.false_positive_regions == [(200, 500, pytest.approx(0.8))]
 
 
 def test_coverage_is_a_share_of_the_defects_own_pixels(scene):
@@ -160,10 +161,10 @@ def test_a_perfect_map_has_distance_zero(scene):
     defective, _ = scene
     outcome = metrics.match_defects(defective, defective.mask.astype(np.float32), 0.5)
     assert all(defect.hit and defect.distance == pytest.approx(0, abs=1e-6) for defect in outcome.defects)
-    assert all(defect.coverage == 1 for defect in outcome.defects) and not outcome.false_alarms
+    assert all(defect.coverage == 1 for defect in outcome.defects) and not outcome.false_positive_regions
 
 
 def test_no_mask_means_every_alarm_is_false(scene):
     defective, scores = scene
     outcome = metrics.match_defects(roll(defective.image), scores, 0.5)
-    assert not outcome.defects and len(outcome.false_alarms) == 2
+    assert not outcome.defects and len(outcome.false_positive_regions) == 2

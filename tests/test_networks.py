@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from draem_aitex import networks
 from draem_aitex.errors import InputError
-from draem_aitex.networks import NetworkConfig, build_draem, count_parameters
+from draem_aitex.model import draem, published_weights
+from draem_aitex.model.draem import build_draem, count_parameters
+from draem_aitex.model.unet import NetworkConfig
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_paper_computes_what_the_authors_networks_compute(channels):
         "discriminative": published_state(PUBLISHED["discriminative"], 2 * channels, 2),
     }
     model = build_draem("paper", channels=channels).eval()
-    networks.load_published_weights(model, **states)
+    published_weights.load_published_weights(model, **states)
     images = noise(1, channels, 64, 96)
     with torch.inference_mode():
         expected = published_forward(PUBLISHED["reconstructive"], states["reconstructive"], images)
@@ -125,12 +126,12 @@ def test_published_weights_that_do_not_fit_are_named():
     model = build_draem("paper")
     before = model.reconstructive.head.weight.clone()
     with pytest.raises(InputError, match="discriminative: weights do not fit .*shape"):
-        networks.load_published_weights(model, *states)
+        published_weights.load_published_weights(model, *states)
     assert torch.equal(model.reconstructive.head.weight, before), "all or nothing"
     with pytest.raises(InputError, match="reconstructive: weights do not fit"):
-        networks.load_published_weights(model, states[1], states[1])
+        published_weights.load_published_weights(model, states[1], states[1])
     with pytest.raises(InputError, match=r"'module\.block1\.0\.weight' is no name of the authors'"):
-        networks.rename_published({"module.block1.0.weight": torch.zeros(1)})
+        published_weights.rename_published({"module.block1.0.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 320), (100, 77), (17, 16), (1, 1), (3, 200)])
@@ -147,12 +148,12 @@ def test_padding_mirrors_and_crops_back(model):
         assert torch.allclose(ours, expected[..., :37, :50], atol=1e-6)
     small = noise(1, 1, 3, 1)
     expected = np.pad(small.numpy(), ((0, 0), (0, 0), (0, 13), (0, 15)), mode="reflect")
-    assert np.array_equal(networks.mirror_to_multiple(small, 16).numpy(), expected)
+    assert np.array_equal(draem.mirror_to_multiple(small, 16).numpy(), expected)
 
 
 def test_presets_are_one_definition():
     """Stem, classes, slope and upsampling change sizes, never which layers there are."""
-    compact = networks.PRESETS["compact"]
+    compact = draem.PRESETS["compact"]
     published = NetworkConfig(1, compact.reconstructive, compact.discriminative, up_convolution=compact.up_convolution)
     assert list(build_draem(compact).state_dict()) == list(build_draem(published).state_dict())
     assert count_parameters(build_draem(compact)) < 1e6
@@ -172,7 +173,7 @@ def test_folding_changes_nothing_but_the_layers():
     for model in (lived_in(build_draem("compact")), lived_in(build_draem(NetworkConfig(3, (8, 16), (8, 16, 16))))):
         images = noise(2, model.config.channels, 64, 80)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        folded = networks.fold_batch_norm(model)
+        folded = draem.fold_batch_norm(model)
         assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
         for ours, expected in zip(folded(images), model(images), strict=True):
             assert torch.allclose(ours, expected, atol=1e-5)

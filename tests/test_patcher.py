@@ -3,8 +3,8 @@ import time
 import numpy as np
 import pytest
 
+from draem_aitex.data.patcher import extract_patches, patch_columns, patch_maxima, stitch_patches
 from draem_aitex.errors import InputError
-from draem_aitex.patcher import extract_patches, patch_columns, patch_maxima, stitch_patches
 
 
 def test_columns_start_at_the_fabric_and_drop_the_remainder():

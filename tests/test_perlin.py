@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from draem_aitex.anomalies.perlin import perlin_noise
 from draem_aitex.errors import InputError
-from draem_aitex.perlin import perlin_noise
 
 
 def seeded(seed=0):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from draem_aitex.pixels import PixelHistogram
+from draem_aitex.evaluation.pixel_metrics import PixelHistogram
 
 
 def counted(scores, labels):

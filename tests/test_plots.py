@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from draem_aitex import plots
+from draem_aitex.detectors import regions
 from draem_aitex.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -78,7 +79,7 @@ def test_loss_curves_are_the_logs():
 
 
 def test_overlay_reddens_what_scores_and_leaves_the_rest():
-    picture = plots.overlay(ROLL, MAP, 0.5)
+    picture = regions.overlay(ROLL, MAP, 0.5)
     assert picture.shape == (*ROLL.shape, 3) and picture.dtype == np.uint8
     inside, outside = picture[105, 510].astype(int), picture[10, 10].astype(int)
     assert inside[0] > inside[1] + 60 and abs(outside[0] - outside[1]) < 15
@@ -92,7 +93,7 @@ def test_overlay_reddens_what_scores_and_leaves_the_rest():
         lambda: plots.show_rolls([ROLL], masks=[MASK[:-1]]),
         lambda: plots.plot_roc_pr([True, True], [0.1, 0.2]),
         lambda: plots.plot_losses_table(["L1"], ["blur"], np.ones((2, 2))),
-        lambda: plots.overlay(ROLL, MAP[:-1], 0.5),
+        lambda: regions.overlay(ROLL, MAP[:-1], 0.5),
     ],
 )
 def test_bad_shapes_are_named(call):

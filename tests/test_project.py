@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 
-from draem_aitex import card
-from draem_aitex.checkpoint import load_checkpoint
+from draem_aitex.training import model_card
+from draem_aitex.training.checkpoint import load_checkpoint
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 NAMES = [
@@ -41,7 +41,7 @@ def test_shipped_checkpoints_are_what_their_cards_say(name, source):
     path = ROOT / "checkpoints" / f"{name}.pt"
     content = load_checkpoint(path)
     assert path.stat().st_size < 5e6
-    assert path.with_suffix(".md").read_text() == card.card(path.name, content)
+    assert path.with_suffix(".md").read_text() == model_card.card(path.name, content)
     assert content["source"] == source and content["finished"] and set(content["figures"]) == {"development", "test"}
     assert content["made"]["command"].endswith(f"--out {path.name}")
     parts = [set(names.values()) for names in content["split"].values()]

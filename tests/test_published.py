@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_kinds import cloth, seeded
 
+from draem_aitex.anomalies.paper_augmenter import OPERATIONS, PaperAugmenter, paper_masks, turned
 from draem_aitex.errors import InputError
-from draem_aitex.published import OPERATIONS, PublishedAugmenter, published_masks, turned
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def textures(tmp_path_factory):
 
 def test_masks_have_the_published_distribution():
     """Medians and shares measured on the authors' code at 256 x 256: 3,500 px, about ten components, 4.3 % empty."""
-    masks = published_masks(torch.empty(600, 3, 256, 256), seeded()).numpy().astype(np.uint8)[:, 0]
+    masks = paper_masks(torch.empty(600, 3, 256, 256), seeded()).numpy().astype(np.uint8)[:, 0]
     sizes = masks.sum((1, 2))
     components = [cv2.connectedComponents(mask)[0] - 1 for mask in masks if mask.any()]
     assert 2800 < np.median(sizes[sizes > 0]) < 4200
@@ -31,7 +31,7 @@ def test_masks_have_the_published_distribution():
 
 def test_half_are_touched_and_opacity_is_as_published(textures):
     images = cloth(200, 64, channels=3)
-    batch = PublishedAugmenter(textures)(images, seeded())
+    batch = PaperAugmenter(textures)(images, seeded())
     assert 0.35 < batch.corrupted.float().mean() < 0.55
     assert torch.equal(batch.images[~batch.corrupted], images[~batch.corrupted])
     opacity = batch.severity[batch.corrupted, 0]
@@ -42,7 +42,7 @@ def test_half_are_touched_and_opacity_is_as_published(textures):
 
 def test_grey_and_seeds(textures):
     images = cloth(8, 48)
-    first, second = (PublishedAugmenter(textures)(images, seeded(4)) for _ in range(2))
+    first, second = (PaperAugmenter(textures)(images, seeded(4)) for _ in range(2))
     assert first.images.shape == images.shape and torch.equal(first.images, second.images)
 
 
@@ -63,13 +63,13 @@ def test_a_quarter_turn():
 
 def test_bad_input(textures, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        PublishedAugmenter(tmp_path / "none")
+        PaperAugmenter(tmp_path / "none")
     with pytest.raises(InputError, match="no picture"):
-        PublishedAugmenter(tmp_path)
+        PaperAugmenter(tmp_path)
     with pytest.raises(InputError, match="32 cells is finer than the picture"):
-        PublishedAugmenter(textures)(torch.zeros(1, 3, 16, 16), seeded())
+        PaperAugmenter(textures)(torch.zeros(1, 3, 16, 16), seeded())
     with pytest.raises(InputError, match="2 channels; expected 3"):
-        PublishedAugmenter(textures)(torch.zeros(1, 2, 32, 32), seeded())
+        PaperAugmenter(textures)(torch.zeros(1, 2, 32, 32), seeded())
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(InputError, match="broken.jpg: not a readable picture"):
-        PublishedAugmenter(tmp_path)(torch.zeros(1, 3, 32, 32), seeded())
+        PaperAugmenter(tmp_path)(torch.zeros(1, 3, 32, 32), seeded())

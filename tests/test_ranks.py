@@ -10,28 +10,30 @@ import pytest
 import torch
 from conftest import ROOT
 
-from draem_aitex.checkpoint import load_checkpoint
+from draem_aitex.training.checkpoint import load_checkpoint
 
 GRADIENTS = """
 import sys, torch
-from draem_aitex import aitex, fabric, ranks, recipe
-from draem_aitex.augmenter import AugmentedBatch
-from draem_aitex.trainer import Trainer
+from draem_aitex.anomalies.augmenter import AugmentedBatch
+from draem_aitex.data import aitex, rolls as data_rolls
+from draem_aitex.training import distributed
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.trainer import Trainer
 
 folder, out = sys.argv[1:]
-rolls = fabric.load_rolls(aitex.split_records(aitex.scan(folder).records).train)
-config = recipe.TrainConfig(steps=4, batch=2, crop=64, precision="float32")
-with ranks.joined("cpu"):
+rolls = data_rolls.load_rolls(aitex.load_aitex(folder).train)
+config = TrainConfig(steps=4, batch=2, crop=64, precision="float32")
+with distributed.joined("cpu"):
     trainer = Trainer(rolls, config)
     trainer.model.eval()
     generator = torch.Generator().manual_seed(5)  # the joint batch is the same for all
     clean = trainer.sampler(4, generator)
     batch = trainer.augmenter(clean, generator)
-    mine = slice(0, 4) if ranks.count() == 1 else slice(2 * ranks.rank(), 2 * ranks.rank() + 2)
+    mine = slice(0, 4) if distributed.count() == 1 else slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
     part = AugmentedBatch(batch.images[mine], batch.masks[mine], batch.kinds[mine], batch.severity[mine], batch.names)
     trainer.backward(clean[mine], part)
     own = trainer.sampler(2, trainer.generator)
-    torch.save({"gradients": [p.grad for p in trainer.model.parameters()], "crops": own}, f"{out}{ranks.rank()}.pt")
+    torch.save({"gradients": [p.grad for p in trainer.model.parameters()], "crops": own}, f"{out}{distributed.rank()}.pt")
 """
 
 

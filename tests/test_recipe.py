@@ -1,8 +1,8 @@
 import pytest
 
+from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError
-from draem_aitex.machine import pick_device
-from draem_aitex.recipe import TrainConfig, cosine_factor, milestones
+from draem_aitex.training.config import TrainConfig, cosine_factor, milestones
 
 
 def test_cosine_climbs_and_falls():

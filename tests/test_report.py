@@ -9,12 +9,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from draem_aitex import evaluation, metrics, page, report
+from draem_aitex.data.rolls import Roll
+from draem_aitex.detectors import calibration
 from draem_aitex.errors import InputError
-from draem_aitex.evaluation import Evaluation
-from draem_aitex.fabric import Roll
+from draem_aitex.evaluation import evaluator, html_report, metrics, text_table
+from draem_aitex.evaluation.evaluator import Evaluation
 
-THRESHOLD = metrics.Threshold(0.5, 0.01, 0.01, 199, 14)
+THRESHOLD = calibration.Threshold(0.5, 0.01, 0.01, 199, 14)
 
 
 def roll(name, mask=None, width=1024):
@@ -63,7 +64,7 @@ def test_patches_by_hand(judged):
     f = judged.figures()
     assert (f["patches"], f["positive_patches"]) == (12, 4), "three rolls of four; the roll without a mask has none"
     assert [f[f"patch_{name}"] for name in ("true_positives", "false_negatives", "false_positives")] == [3, 1, 2]
-    assert f["patch_recall"] == 0.75 and f["patch_precision"] == 0.6 and f["patch_false_alarm_rate"] == 0.25
+    assert f["patch_recall"] == 0.75 and f["patch_precision"] == 0.6 and f["patch_fpr"] == 0.25
     assert f["patch_f1"] == pytest.approx(2 / 3)
     # scores: 0.9 0.8 0.8 0.4 against 0.7 0.6 and six of 0.1: 30 of 32 pairs
     assert f["patch_auroc"] == pytest.approx(30 / 32) and f["patch_f1_max_upper_bound"] == pytest.approx(6 / 7)
@@ -94,8 +95,8 @@ def test_defects_by_hand(judged):
     assert (f["defects"], f["hits"]) == (3, 2) and f["hit_rate"] == pytest.approx(2 / 3)
     assert f["miss_rate"] == pytest.approx(1 / 3)
     # the speck's region lacks its last column: half a pixel to the left; the stain's lies on it
-    assert f["mass_centre_distance_px_median"] == pytest.approx(0.25)
-    assert f["mass_centre_distance_mm_median"] == pytest.approx(0.125) and f["coverage_median"] == 0.75
+    assert f["centroid_distance_px_median"] == pytest.approx(0.25)
+    assert f["centroid_distance_mm_median"] == pytest.approx(0.125) and f["coverage_median"] == 0.75
     assert [row["hit"] for row in f["defect_list"]].count(True) == 2
     assert {name: (row["hits"], row["defects"]) for name, row in f["by_size"].items()} == {
         "under 32 px": (1, 2), "32 to 255 px": (0, 0), "256 to 2047 px": (1, 1), "2048 or more px": (0, 0)
@@ -110,10 +111,10 @@ def test_defects_by_hand(judged):
 def test_false_alarms_by_hand(judged):
     """Two regions on three rolls of 1024 columns of half a millimetre; the roll without a mask is none of them."""
     f = judged.figures()
-    assert f["false_alarms"] == 2 and f["false_alarms_per_roll"] == pytest.approx(2 / 3)
-    assert f["metres"] == pytest.approx(1.536) and f["false_alarms_per_metre"] == pytest.approx(2 / 1.536)
-    assert (f["by_fabric"]["00"]["false_alarms"], f["by_fabric"]["03"]["false_alarms"]) == (2, 0)
-    assert len(judged.false_alarms) == 2 and len(judged.missed) == 1
+    assert f["false_positive_regions"] == 2 and f["false_positive_regions_per_roll"] == pytest.approx(2 / 3)
+    assert f["metres"] == pytest.approx(1.536) and f["false_positive_regions_per_metre"] == pytest.approx(2 / 1.536)
+    assert (f["by_fabric"]["00"]["false_positive_regions"], f["by_fabric"]["03"]["false_positive_regions"]) == (2, 0)
+    assert len(judged.false_positive_regions) == 2 and len(judged.missed) == 1
 
 
 def test_columns_in_no_patch_are_counted():
@@ -141,18 +142,25 @@ def test_giant_masks_are_left_out_of_the_second_set(judged):
     assert after["pixel_auroc"] < 0.6 < after["pixel_auroc_without_giants"]
     names = ("pixel_auroc", "pixel_ap", "pixel_recall", "aupro", "aupro_at_0.05")
     assert all(after[f"{name}_without_giants"] == pytest.approx(before[name]) for name in names)
-    assert evaluation.GIANT == 100_000 and after["defects"] == before["defects"] + 1, "a defect like any other"
+    assert evaluator.GIANT == 100_000 and after["defects"] == before["defects"] + 1, "a defect like any other"
 
 
 def test_intervals_hold_the_figures_and_are_the_same_every_time(judged):
     f = judged.figures()
-    names = {"patch_auroc", "patch_ap", "patch_recall", "patch_precision", "hit_rate", "false_alarms_per_roll"}
+    names = {
+        "patch_auroc",
+        "patch_ap",
+        "patch_recall",
+        "patch_precision",
+        "hit_rate",
+        "false_positive_regions_per_roll",
+    }
     assert names | {"roll_auroc"} <= set(f["intervals"])
     for name, ends in f["intervals"].items():
         assert ends is None or ends[0] <= f[name] <= ends[1], name
     assert f["intervals"] == judged.figures()["intervals"]
     # the alarms lie on one roll of three: drawn by itself or not at all, it makes the mean anything from 0 to 2
-    assert f["intervals"]["false_alarms_per_roll"] == [0, 2] and f["intervals"]["roll_auroc"] == [1, 1]
+    assert f["intervals"]["false_positive_regions_per_roll"] == [0, 2] and f["intervals"]["roll_auroc"] == [1, 1]
 
 
 def test_one_class_alone_has_no_curve_and_no_interval():
@@ -161,10 +169,10 @@ def test_one_class_alone_has_no_curve_and_no_interval():
     f = described(result)
     for name in ("patch_auroc", "patch_ap", "patch_recall", "patch_precision", "pixel_ap", "aupro", "roll_auroc"):
         assert math.isnan(f[name]), name
-    assert math.isnan(f["hit_rate"]) and math.isnan(f["false_alarms_per_metre"])
+    assert math.isnan(f["hit_rate"]) and math.isnan(f["false_positive_regions_per_metre"])
     assert f["intervals"]["patch_auroc"] is None and f["intervals"]["hit_rate"] is None
-    assert f["intervals"]["false_alarms_per_roll"] is None, "one roll, drawn again and again"
-    assert "nan" not in report.table(f) and "nan" not in page.html_page(result, f)
+    assert f["intervals"]["false_positive_regions_per_roll"] is None, "one roll, drawn again and again"
+    assert "nan" not in text_table.table(f) and "nan" not in html_report.html_page(result, f)
     assert Evaluation(THRESHOLD).figures()["intervals"]["roll_auroc"] is None, "nothing added yet"
 
 
@@ -176,16 +184,16 @@ def test_a_resolution_is_above_zero(mm):
 
 def test_json_has_null_for_what_is_no_number():
     values = {"a": math.nan, "b": [1.0, math.nan, {"c": (math.nan, 2)}], "d": "nan", "e": None}
-    assert report.without_nan(values) == {"a": None, "b": [1.0, None, {"c": [None, 2]}], "d": "nan", "e": None}
+    assert text_table.without_nan(values) == {"a": None, "b": [1.0, None, {"c": [None, 2]}], "d": "nan", "e": None}
 
 
 def test_figures_are_plain_values(judged):
-    text = json.dumps(report.without_nan(described(judged)), allow_nan=False)
+    text = json.dumps(text_table.without_nan(described(judged)), allow_nan=False)
     assert json.loads(text)["by_size"]["under 32 px"]["hits"] == 1
 
 
 def test_the_table_has_counts_beside_rates(judged):
-    text = report.table(described(judged))
+    text = text_table.table(described(judged))
     for words in (
         "AUROC 0.938 pooled, 0.917 mean of fabrics", "found 3 of 4 patches", "false alarms 2 of 8", "upper bound",
         "hit 2 of 3, mass-centre distance 0.2 px = 0.12 mm", "false-alarm regions: 2, 0.667 a roll, 1.302 a metre",
@@ -217,7 +225,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_one_file_and_shows_everything(judged):
-    text = page.html_page(judged, described(judged), ["model.pt: DRAEM, <small>"])
+    text = html_report.html_page(judged, described(judged), ["model.pt: DRAEM, <small>"])
     parsed = Page(text)
     assert all(source.startswith("data:image/") for source in parsed.sources) and "http" not in text
     assert parsed.counts["img"] == 2 + 1 + 2 + 4, "curves, histogram; a miss; two alarms; all four rolls"
@@ -238,8 +246,8 @@ def test_the_page_shows_every_case(judged):
     scores = blank(4096)
     scores[128, 20::50] = 0.9
     judged.add(roll("0019_000_00", width=4096), scores)
-    text = page.html_page(judged, described(judged))
-    assert len(judged.false_alarms) == 2 + 82 and f"False alarms: {2 + 82}" in text
+    text = html_report.html_page(judged, described(judged))
+    assert len(judged.false_positive_regions) == 2 + 82 and f"False alarms: {2 + 82}" in text
     assert Page(text).counts["figure"] == 1 + 2 + 82
 
 
@@ -248,7 +256,7 @@ def test_a_browser_loads_every_picture(judged, tmp_path):
     browser = next((found for found in map(shutil.which, names) if found), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(names)} is installed: the page is not opened in a browser")
-    text = page.html_page(judged, described(judged))
+    text = html_report.html_page(judged, described(judged))
     count = (
         "<script>onload = () => { const all = [...document.images], shown = all.filter(one => one.naturalWidth > 0);"
         "document.body.dataset.pictures = `${shown.length} of ${all.length}`; }</script>"

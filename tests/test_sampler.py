@@ -3,15 +3,15 @@ import dataclasses
 import pytest
 import torch
 
-from draem_aitex import aitex
+from draem_aitex.data import aitex
+from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
-from draem_aitex.fabric import load_rolls
-from draem_aitex.sampler import EDGE_SHARE, CropSampler, Variation, row_weights
+from draem_aitex.training.sampler import EDGE_SHARE, CropSampler, NormalAugmentation, row_weights
 
 
 @pytest.fixture(scope="module")
 def rolls(small_set):
-    return load_rolls(aitex.split_records(aitex.scan(small_set).records).train)
+    return load_rolls(aitex.load_aitex(small_set).train)
 
 
 def of_image(roll, image):
@@ -61,8 +61,8 @@ def test_stretched_crops_have_other_pitches(rolls):
     stripes = (100 + 60 * torch.cos(2 * torch.pi * torch.arange(256.0) / 8))[:, None].expand(256, 600)
     roll = of_image(rolls[0], stripes)
     for stretch in (0.5, 1.0, 1.6):
-        variation = Variation(share=1.0, stretch=(stretch, stretch), contrast=1.0, brightness=0.0)
-        crops = CropSampler([roll], 128, variation=variation)(4, torch.Generator().manual_seed(0))
+        normal_augmentation = NormalAugmentation(share=1.0, stretch=(stretch, stretch), contrast=1.0, brightness=0.0)
+        crops = CropSampler([roll], 128, normal_augmentation=normal_augmentation)(4, torch.Generator().manual_seed(0))
         spectrum = torch.fft.rfft(crops[:, 0, :, 0] - crops[:, 0, :, 0].mean(1, keepdim=True), n=1024).abs()
         assert (spectrum.argmax(1) / 1024 - stretch / 8).abs().max() < 0.004
 
@@ -70,12 +70,14 @@ def test_stretched_crops_have_other_pitches(rolls):
 def test_variation_keeps_unstretched_crops_and_moves_tones(rolls):
     image = torch.randint(60, 180, (256, 700), generator=torch.Generator().manual_seed(0))
     roll = of_image(rolls[0], image)
-    still = Variation(share=0.0, contrast=1.0, brightness=0.0)
-    crops = CropSampler([roll], 64, variation=still)(8, torch.Generator().manual_seed(0))
+    still = NormalAugmentation(share=0.0, contrast=1.0, brightness=0.0)
+    crops = CropSampler([roll], 64, normal_augmentation=still)(8, torch.Generator().manual_seed(0))
     every = image.float().div(255).unfold(0, 64, 1).unfold(1, 64, 1)
     for crop in crops[:, 0]:
         assert (every[..., 0, :] - crop[0]).abs().amax(-1).min() < 1e-6, "a piece of the roll, to the pixel"
-    moved = CropSampler([roll], 64, variation=Variation(share=0.0))(64, torch.Generator().manual_seed(0))
+    moved = CropSampler([roll], 64, normal_augmentation=NormalAugmentation(share=0.0))(
+        64, torch.Generator().manual_seed(0)
+    )
     spread, mean = moved.std((1, 2, 3)), moved.mean((1, 2, 3))
     assert 1.3 < spread.max() / spread.min() <= 1.3**2 * 1.1 and 0.08 < mean.max() - mean.min() < 0.17
     assert moved.min() >= 0 and moved.max() <= 1
@@ -83,8 +85,8 @@ def test_variation_keeps_unstretched_crops_and_moves_tones(rolls):
 
 def test_a_low_roll_is_not_stretched_beyond_its_rows(rolls):
     roll = of_image(rolls[0], torch.arange(70)[:, None].expand(70, 200))
-    variation = Variation(share=1.0, stretch=(1.5, 1.5), contrast=1.0, brightness=0.0)
-    crops = CropSampler([roll], 64, variation=variation)(2, torch.Generator().manual_seed(0)) * 255
+    normal_augmentation = NormalAugmentation(share=1.0, stretch=(1.5, 1.5), contrast=1.0, brightness=0.0)
+    crops = CropSampler([roll], 64, normal_augmentation=normal_augmentation)(2, torch.Generator().manual_seed(0)) * 255
     assert crops[:, 0, 0].max() < 1e-3 and (crops[:, 0, -1] - 69).abs().max() < 1e-3, "from the first row to the last"
 
 
@@ -100,7 +102,7 @@ def test_a_low_roll_is_not_stretched_beyond_its_rows(rolls):
 )
 def test_bad_variations(changes, message):
     with pytest.raises(InputError, match=message):
-        Variation(**changes)
+        NormalAugmentation(**changes)
 
 
 def test_bad_rolls(rolls):

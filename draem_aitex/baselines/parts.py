@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from draem_aitex.detector import FLOOR
+from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.errors import InputError
 
 MOST_SMOOTHING = 64  # px

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from draem_aitex.baselines.backbones import NAMES, build_backbone
 from draem_aitex.baselines.neighbours import searcher
 from draem_aitex.baselines.parts import MOST_SMOOTHING, check_picture, odds_to_scores, on_roll, smoothed
-from draem_aitex.detector import FLOOR, Detector
+from draem_aitex.detectors.base import Detector
+from draem_aitex.detectors.calibration import FLOOR
+from draem_aitex.detectors.tiling import tiles
+from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError, one_line
-from draem_aitex.inference import windows
-from draem_aitex.machine import pick_device
-from draem_aitex.sampler import CropSampler
+from draem_aitex.training.sampler import CropSampler
 
 CROP = 128  # px, of the crops that the pool is taken from; less where a backbone's cells do not fill that
 SILENT = 0.1  # of the mean spread: less, and a feature that training cloth never stirs would outweigh all others
@@ -39,8 +40,8 @@ class PatchCore(Detector):
 
     backbone: one of `backbones.NAMES`. per_fabric: a bank for each fabric instead of one for all. bank_size: vectors
     kept, of each bank; pool_size: of so many random cells. coreset: "greedy" or "random". neighbourhood: cells over
-    whose square features are averaged, odd; smoothing: standard deviation of the map's Gaussian, px. levelled:
-    whether scores are levelled by fabric, see `Detector`. learn_steps: of training for `shallow`, 0 leaves it random.
+    whose square features are averaged, odd; smoothing: standard deviation of the map's Gaussian, px. normalised:
+    whether scores are normalised by fabric, see `Detector`. learn_steps: of training for `shallow`, 0 leaves it random.
     search: see `neighbours.searcher`. pretrained: see `build_backbone`.
     """
 
@@ -55,7 +56,7 @@ class PatchCore(Detector):
         coreset="greedy",
         neighbourhood=1,
         smoothing=0.0,
-        levelled=True,
+        normalised=True,
         learn_steps=300,
         search="auto",
         device="cpu",
@@ -79,12 +80,12 @@ class PatchCore(Detector):
         searcher(torch.zeros(1, 1), search)  # refuse what cannot be searched with before anything is fitted
         self.options = {
             "backbone": backbone, "per_fabric": per_fabric, "bank_size": bank_size, "pool_size": pool_size,
-            "coreset": coreset, "neighbourhood": neighbourhood, "smoothing": smoothing, "levelled": levelled,
+            "coreset": coreset, "neighbourhood": neighbourhood, "smoothing": smoothing, "normalised": normalised,
             "learn_steps": learn_steps,
         }  # fmt: skip
-        self.levelled = levelled
+        self.normalised = normalised
         self.search, self.device, self.pretrained = search, pick_device(device), pretrained
-        self.backbone, self.banks, self.levels = None, {}, {}
+        self.backbone, self.banks, self.offsets = None, {}, {}
 
     @property
     def what(self):
@@ -105,25 +106,29 @@ class PatchCore(Detector):
         """Memory of the banks."""
         return sum(tensor.numel() * tensor.element_size() for bank in self.banks.values() for tensor in bank.values())
 
-    def fit(self, rolls, generator, variation=None):
+    def fit(self, rolls, generator, normal_augmentation=None):
         """Fill the bank, or the bank of each fabric, from defect-free rolls. The same generator gives the same bank.
 
         rolls: list of `fabric.Roll`; generator: on the CPU, draws crops, cells, weights and the first vector kept;
-        variation: a `sampler.Variation` of the crops, None leaves them as recorded. Returns self. Raises `InputError`
+        normal_augmentation: a `sampler.NormalAugmentation` of the crops, None leaves them as recorded. Returns self. Raises `InputError`
         for no rolls, for rolls of different height, and for fabric smaller than a crop of 128 px.
         """
         CropSampler(rolls, CROP)  # refuses what no bank can be filled from, before weights are fetched
         self.backbone = build_backbone(self.options["backbone"], generator, self.pretrained).to(self.device)
         if self.options["backbone"] == "shallow":
             self.backbone.learn(
-                CropSampler(rolls, CROP // 2, variation=variation), generator, self.options["learn_steps"]
+                CropSampler(rolls, CROP // 2, normal_augmentation=normal_augmentation),
+                generator,
+                self.options["learn_steps"],
             )
         fabrics = sorted({roll.fabric for roll in rolls}) if self.options["per_fabric"] else [EVERY]
-        self.banks, self.levels = {}, {}
+        self.banks, self.offsets = {}, {}
         for fabric in fabrics:
             own = [roll for roll in rolls if fabric in (EVERY, roll.fabric)]
             crop = CROP // self.backbone.multiple * self.backbone.multiple
-            self.banks[fabric] = self._filled(CropSampler(own, crop, variation=variation), generator)
+            self.banks[fabric] = self._filled(
+                CropSampler(own, crop, normal_augmentation=normal_augmentation), generator
+            )
         return self
 
     @torch.inference_mode()
@@ -158,8 +163,8 @@ class PatchCore(Detector):
         pixels = _mirrored(pixels, -cloth.shape[0] % multiple, -cloth.shape[1] % multiple)
         distances = torch.zeros(pixels.shape[2] // stride, pixels.shape[3] // stride, device=self.device)
         margin = self.backbone.margin + self.options["neighbourhood"] // 2 * stride
-        rows = windows(pixels.shape[2], int(WINDOW**0.5), margin, multiple)
-        columns = windows(pixels.shape[3], WINDOW // (rows[0][0][1] - rows[0][0][0]), margin, multiple)
+        rows = tiles(pixels.shape[2], int(WINDOW**0.5), margin, multiple)
+        columns = tiles(pixels.shape[3], WINDOW // (rows[0][0][1] - rows[0][0][0]), margin, multiple)
         for seen_rows, own_rows in rows:
             for seen_columns, own_columns in columns:
                 field = self._embedded(pixels[..., slice(*seen_rows), slice(*seen_columns)])[0]
@@ -231,7 +236,7 @@ class PatchCore(Detector):
                     f"{backbone.channels} numbers each, of backbone {content['options']['backbone']}; fit it anew"
                 )
         detector.backbone, detector.banks = backbone.to(detector.device), banks
-        detector.levels = dict(content.get("fabric_levels", {}))
+        detector.offsets = dict(content.get("fabric_offsets", {}))
         return detector
 
 

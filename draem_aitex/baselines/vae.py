@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from draem_aitex.baselines.parts import MOST_SMOOTHING, check_picture, odds_to_scores, on_roll, smoothed
-from draem_aitex.detector import FLOOR, Detector
+from draem_aitex.detectors.base import Detector
+from draem_aitex.detectors.calibration import FLOOR
+from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError, one_line
-from draem_aitex.machine import pick_device
-from draem_aitex.sampler import CropSampler
+from draem_aitex.training.sampler import CropSampler
 
 
 class VAE(Detector):
@@ -31,12 +32,14 @@ class VAE(Detector):
     size: side of the training crops, px, a multiple of 16. width, latent: channels of the network and of its code.
     beta: weight of the KL term. error: "l1", absolute differences (a Laplace likelihood), or "mse", squared ones
     (a Gaussian one), in training and in the score. smoothing: standard deviation of the map's Gaussian, px.
-    levelled: whether scores are levelled by fabric, see `Detector`.
+    normalised: whether scores are normalised by fabric, see `Detector`.
     """
 
     name, kind, least = "VAE", "vae", 16  # px; the code has one vector for every 16 x 16
 
-    def __init__(self, size=64, width=16, latent=16, beta=0.01, error="l1", smoothing=3.0, levelled=True, device="cpu"):
+    def __init__(
+        self, size=64, width=16, latent=16, beta=0.01, error="l1", smoothing=3.0, normalised=True, device="cpu"
+    ):
         if size < 16 or size % 16:
             raise InputError(f"size: {size}; expected a multiple of 16 pixels; use 64 or 128")
         if error not in ("l1", "mse"):
@@ -48,11 +51,11 @@ class VAE(Detector):
             )
         self.options = {
             "size": size, "width": width, "latent": latent, "beta": beta, "error": error, "smoothing": smoothing,
-            "levelled": levelled,
+            "normalised": normalised,
         }  # fmt: skip
         self.device = pick_device(device)
-        self.levelled = levelled
-        self.network, self.unit, self.steps, self.losses, self.levels = None, 1.0, 0, [], {}
+        self.normalised = normalised
+        self.network, self.unit, self.steps, self.losses, self.offsets = None, 1.0, 0, [], {}
 
     @property
     def what(self):
@@ -64,21 +67,21 @@ class VAE(Detector):
         """Memory of the trained weights (0 before `fit`)."""
         return sum(p.numel() * p.element_size() for p in self.network.parameters()) if self.network else 0
 
-    def fit(self, rolls, generator, steps=600, batch=32, seconds=None, variation=None, progress=None):
+    def fit(self, rolls, generator, steps=600, batch=32, seconds=None, normal_augmentation=None, progress=None):
         """Train on random crops of defect-free rolls; every step's loss is kept in `losses`.
 
         rolls: list of `fabric.Roll`. generator: on the CPU, draws weights, crops and the code's noise. steps: of
         `batch` crops, or fewer where `seconds` run out first (then the result depends on the machine's speed).
-        variation: a `sampler.Variation` of the crops, None leaves them as recorded. progress: called with (step, loss).
+        normal_augmentation: a `sampler.NormalAugmentation` of the crops, None leaves them as recorded. progress: called with (step, loss).
         Returns self. Raises `InputError` for no rolls, rolls of different height, or fabric smaller than a crop.
         """
         if steps < 1 or batch < 1 or (seconds is not None and not seconds > 0):
             raise InputError(
                 f"steps: {steps}, batch: {batch}, seconds: {seconds}; expected 1 or more, and above 0; change them"
             )
-        sampler = CropSampler(rolls, self.options["size"], variation=variation)
+        sampler = CropSampler(rolls, self.options["size"], normal_augmentation=normal_augmentation)
         self.network = self._built(generator)
-        self.losses, self.levels, errors = [], {}, []
+        self.losses, self.offsets, errors = [], {}, []
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=2e-3)
         began, done = time.monotonic(), 0.0  # `done`: share of the budget used, 0 to 1
         while done < 1:
@@ -153,7 +156,7 @@ class VAE(Detector):
         except (TypeError, KeyError, RuntimeError, AttributeError, ValueError) as error:
             raise InputError(f"{Path(path).name}: no whole VAE ({one_line(error)}); train it anew") from None
         detector.network.eval()
-        detector.levels = dict(content.get("fabric_levels", {}))
+        detector.offsets = dict(content.get("fabric_offsets", {}))
         return detector
 
 

@@ -1,0 +1,239 @@
+"""Reading AITEX: names become records, masks are paired by parsed name, quirks are reported.
+
+The data set (AFID) is described in Silvestre-Blanes et al., AUTEX Research Journal 19(4), 2019,
+doi 10.2478/aut-2019-0035: grey rolls of 256 x 4096 pixels named `nnnn_ddd_ff.png` (number, defect code, fabric code)
+and masks named `nnnn_ddd_ff_mask.png`.
+"""
+
+import csv
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from draem_aitex.data.images import png_header, read_image
+from draem_aitex.data.rolls import MASK_THRESHOLD, PARTS, Collection, Record, read_mask
+from draem_aitex.errors import InputError
+from draem_aitex.files import sha256
+
+DEFECTS = {
+    "000": "no defect",
+    "002": "broken end",
+    "006": "broken yarn",
+    "010": "broken pick",
+    "016": "weft curling",
+    "019": "fuzzyball",
+    "022": "cut selvage",
+    "023": "crease",
+    "025": "warp ball",
+    "027": "knots",
+    "029": "contamination",
+    "030": "nep",
+    "036": "weft crack",
+}
+
+
+def defect_name(code):
+    """A defect code in words: AITEX's name, "unknown defect" for digits it does not have; words stand for themselves."""
+    return DEFECTS.get(code, "unknown defect" if code.isdigit() else code)
+
+
+FABRIC_FOLDERS = {
+    "00": "2311694-2040n7u",
+    "01": "2608691-202020u",
+    "02": "2306894-210033u",
+    "03": "2311694-1930c7u",
+    "04": "2311517-195063u",
+    "05": "2306881-210020u",
+    "06": "2311980-185026u",
+}
+
+# The folder names seen in the official archives and in the copies people have, in lower case.
+FOLDERS = {
+    "normal": ("nodefect_images", "nodefect"),
+    "defect": ("defect_images", "defect"),
+    "mask": ("mask_images", "mask"),
+}
+
+SIMULATED_MARK = "simulated.json"  # the loom leaves this file in every folder it makes
+ROLL_HEIGHT, ROLL_WIDTH = 256, 4096  # pixels
+
+_IMAGE_NAME = re.compile(r"(\d{4})_(\d{2,3})_(\d{2})")
+_MASK_NAME = re.compile(r"(\d{4}_\d{2,3}_\d{2})_mask\d?")
+
+
+def load_aitex(root):
+    """Read the names in an AITEX folder, real or simulated, pair the masks, and split the rolls (`split_records`).
+
+    Accepts the official layout and the common copies (`NODefect_images`, `NoDefect_images`, `NoDefect`, with or
+    without a folder per fabric). A part of the data set is fine.
+
+    Returns a `Collection`. Raises `InputError` where `root` is no folder or holds no roll with an AITEX name.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; expected an AITEX folder (see data/README.md)")
+    quirks = []
+    paths = {kind: _pngs(root, names, quirks) for kind, names in FOLDERS.items()}
+    masks = _pair_masks(paths["mask"], quirks)
+    records = []
+    for kind in ("normal", "defect"):
+        for path in paths[kind]:
+            record = _parse(path, kind, masks, quirks)
+            if record is not None:
+                records.append(record)
+    if not records:
+        raise InputError(
+            f"{root}: no AITEX folder: found no roll named nnnn_ddd_ff.png in NODefect_images or Defect_images; "
+            "give the folder that holds these two (see data/README.md)"
+        )
+    for stem in sorted(set(masks) - {record.name for record in records}):
+        quirks.append(f"{stem}: has a mask but no picture; the mask is not used")
+    source = "simulated fabric" if (root / SIMULATED_MARK).is_file() else "AITEX"
+    return Collection(root, source, tuple(records), **split_records(records), quirks=tuple(quirks))
+
+
+def _pngs(root, folder_names, quirks):
+    """The PNG files of one kind, each name once; what else lies there is reported."""
+    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in folder_names]
+    found = {}
+    for path in (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()):
+        place = path.relative_to(root).as_posix()
+        if path.suffix.lower() != ".png":
+            quirks.append(f"{place}: not a PNG; not used")
+        elif path.stem in found:
+            quirks.append(f"{place}: the same name as {found[path.stem].relative_to(root).as_posix()}; not used")
+        else:
+            found[path.stem] = path
+            if path.parent.name == "unused":
+                quirks.append(f"{place}: in a folder called unused, but a complete roll of AITEX; used")
+    return list(found.values())
+
+
+def _pair_masks(paths, quirks):
+    masks = {}
+    for path in paths:
+        match = _MASK_NAME.fullmatch(path.stem)
+        if match is None:
+            quirks.append(f"{path.name}: no mask name (nnnn_ddd_ff_mask.png); not used")
+        else:
+            masks.setdefault(match[1], []).append(path)
+    return masks
+
+
+def _parse(path, kind, masks, quirks):
+    match = _IMAGE_NAME.fullmatch(path.stem)
+    if match is None:
+        quirks.append(f"{path.name}: no roll name (nnnn_ddd_ff.png); not used")
+        return None
+    number, defect, fabric = match.groups()
+    if len(defect) == 2:
+        quirks.append(f"{path.name}: malformed name (two digits of defect code); kept as a roll of its own")
+        defect = "0" + defect
+    own_masks = tuple(masks.get(path.stem, ()))
+    if (kind == "normal") != (defect == "000"):
+        where = "defect-free" if kind == "normal" else "defective"
+        quirks.append(f"{path.name}: lies among the {where} rolls with defect code {defect}; not used")
+        return None
+    if defect not in DEFECTS:
+        quirks.append(f"{path.name}: unknown defect code {defect}; used as a defect without a name")
+    if path.parent.name in set(FABRIC_FOLDERS.values()) - {FABRIC_FOLDERS.get(fabric)}:
+        quirks.append(f"{path.name}: lies in another fabric's folder ({path.parent.name}); the name decides: {fabric}")
+    if kind == "defect" and not own_masks:
+        quirks.append(f"{path.name}: no mask; counts at roll level only")
+    if len(own_masks) > 1:
+        quirks.append(f"{path.name}: {len(own_masks)} masks; joined")
+    return Record(path, int(number), defect, fabric, own_masks)
+
+
+def fabric_code(path):
+    """The fabric code in a picture's name, None where it is no AITEX name."""
+    match = _IMAGE_NAME.fullmatch(Path(path).stem)
+    return match[3] if match else None
+
+
+def find_quirks(collection):
+    """Open every file's header and every mask: quirks that names alone don't show.
+
+    Returns sentences, each with its consequence, after the collection's own quirks: other sizes, empty masks, alpha
+    channels, grey mask edges.
+    """
+    quirks = list(collection.quirks)
+    with_alpha, grey_edged, masks = [], [], 0
+    for record in collection.records:
+        height, width, _ = png_header(record.path)
+        if (height, width) != (ROLL_HEIGHT, ROLL_WIDTH):
+            quirks.append(f"{record.path.name}: {width} x {height} pixels instead of 4096 x 256; used as it is")
+        if record.masks and not read_mask(record).any():
+            quirks.append(f"{record.path.name}: its mask is empty; counts at roll level only")
+        with_alpha += [path.name for path in (record.path, *record.masks) if png_header(path)[2] in (2, 4)]
+        masks += len(record.masks)
+        for path in record.masks:
+            levels = np.unique(read_image(path))
+            if ((levels > 0) & (levels < 255)).any():
+                grey_edged.append(path.name)
+    if with_alpha:
+        quirks.append(f"{len(with_alpha)} files carry an alpha channel; ignored: {', '.join(with_alpha)}")
+    if grey_edged:
+        quirks.append(
+            f"{len(grey_edged)} of {masks} masks have grey edges; a pixel is defect above grey level {MASK_THRESHOLD}: "
+            f"{', '.join(grey_edged)}"
+        )
+    return tuple(quirks)
+
+
+def split_records(records):
+    """Split by roll and by name, without a seed, so that everyone has the same parts.
+
+    Defect-free rolls: a number that ends in 4 is calibration, in 9 test, the others train. Defective rolls: a number
+    divisible by 4 is development (whatever is *chosen* on real defects is chosen there), the others test.
+
+    Returns a dict of part to tuple of records.
+    """
+    parts = {part: [] for part in PARTS}
+    for record in records:
+        if record.is_normal:
+            part = {4: "calibration", 9: "test"}.get(record.number % 10, "train")
+        else:
+            part = "development" if record.number % 4 == 0 else "test"
+        parts[part].append(record)
+    return {part: tuple(found) for part, found in parts.items()}
+
+
+def read_manifest():
+    """The complete data set as shipped with the package: rows with `path`, `bytes`, `sha256` of 354 files."""
+    with files("draem_aitex.data").joinpath("aitex_manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def verify(root):
+    """Compare a folder with the manifest, file by file.
+
+    Files are matched by kind (defect-free, defective, mask) and file name, whatever the folders are called.
+
+    Returns a list of dicts `{"file", "status"}`, status one of `ok`, `altered`, `unknown`, `missing`.
+    Raises `InputError` where `root` is no AITEX folder.
+    """
+    root = load_aitex(root).root
+    expected = {(_kind(Path(row["path"])), Path(row["path"]).name): row for row in read_manifest()}
+    rows = []
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        relative = path.relative_to(root)
+        if any(part.startswith(".") for part in relative.parts):
+            continue
+        row = expected.pop((_kind(relative), path.name), None)
+        if row is None:
+            status = "unknown"
+        else:
+            same = path.stat().st_size == int(row["bytes"]) and sha256(path) == row["sha256"]
+            status = "ok" if same else "altered"
+        rows.append({"file": relative.as_posix(), "status": status})
+    return rows + [{"file": row["path"], "status": "missing"} for row in expected.values()]
+
+
+def _kind(relative):
+    for kind, names in FOLDERS.items():
+        if relative.parts[0].lower() in names:
+            return kind
+    return None

@@ -1,0 +1,124 @@
+"""`Dataset` classes for readers with loaders of their own.
+
+The course keeps all rolls on the device and draws crops there (`sampler.py`); these are for other loops, and for
+pictures that are not AITEX's.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Subset
+
+from draem_aitex.data.fabric_edges import fabric_edges
+from draem_aitex.data.images import pictures_in, read_image
+from draem_aitex.data.patcher import PATCH, extract_patches
+from draem_aitex.data.rolls import MASK_THRESHOLD, Roll
+from draem_aitex.errors import InputError
+
+UNKNOWN = -1  # label of a patch from a defective picture without a mask
+
+
+class PatchDataset(Dataset):
+    """Patches of rolls, from the first fabric column on.
+
+    rolls: list of `fabric.Roll`; size, stride: pixels; remainder: "drop" or "cover", as in `patcher.patch_columns`.
+
+    An item is a dict: `image` float32 `(1, size, size)` in [0, 1]; `mask` float32 `(1, size, size)` of 0 and 1; `label`
+    1 where the mask has a pixel, 0 where it has none, -1 for a defective roll without a mask; `name` of the roll;
+    `row`, `column` of the patch's upper left pixel.
+    """
+
+    def __init__(self, rolls, size=PATCH, stride=None, remainder="drop"):
+        self.items = []
+        for roll in rolls:
+            patches, corners = extract_patches(roll.image, roll.edges, size, stride, remainder)
+            mask = np.zeros(roll.image.shape, bool) if roll.mask is None else roll.mask
+            masks, _ = extract_patches(mask, roll.edges, size, stride, remainder)
+            judged = roll.defect == "000" or roll.mask is not None
+            for patch, defect, (row, column) in zip(patches, masks, corners, strict=True):
+                self.items.append((patch, defect, int(defect.any()) if judged else UNKNOWN, roll.name, row, column))
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        patch, mask, label, name, row, column = self.items[index]
+        image = torch.from_numpy(patch)[None].float() / 255
+        mask = torch.from_numpy(mask)[None].float()
+        return {"image": image, "mask": mask, "label": label, "name": name, "row": row, "column": column}
+
+
+@dataclass(frozen=True)
+class OpenSetSplit:
+    """Patches by use: flawless ones to train on, the few defects shown in training, and all others to test on."""
+
+    train: Subset
+    shots: Subset
+    test: Subset
+
+
+def open_set_split(rolls, shots=0, seed=0, size=PATCH):
+    """The open-set literature's protocol, a second split beside `aitex.split_records`, to compare with its figures.
+
+    Patches of the whole picture, backlight and machine bed included, are split at random: three quarters of those of
+    defect-free rolls train, the others test, with every patch that has a mask pixel except the `shots` shown in
+    training. It is optimistic: patches of one roll stand on both sides. So it publishes nothing of this course.
+
+    rolls: list of `fabric.Roll`; shots: 0, 1 or 10 in the literature; seed: of the draw. Returns an `OpenSetSplit`.
+    Raises `InputError` where there are fewer defective patches than shots.
+
+    Source: Ding, Pang and Shen, "Catching both gray and black swans", CVPR 2022, section 4; which patches fell where
+    is not published there, so figures compare in the protocol, not patch by patch.
+    """
+    whole = [replace(roll, edges=(0, roll.image.shape[1])) for roll in rolls]
+    patches = PatchDataset(whole, size)
+    flawless = {roll.name for roll in rolls if roll.defect == "000"}
+    normal = [index for index, item in enumerate(patches.items) if item[3] in flawless]
+    defective = [index for index, item in enumerate(patches.items) if item[2] == 1]
+    if not 0 <= shots <= len(defective):
+        raise InputError(f"shots={shots}: the rolls have {len(defective)} defective patches; ask for 0 to that many")
+    generator = np.random.default_rng(seed)
+    normal, defective = generator.permutation(normal).tolist(), generator.permutation(defective).tolist()
+    count = round(0.75 * len(normal))
+    test = normal[count:] + defective[shots:]
+    return OpenSetSplit(Subset(patches, normal[:count]), Subset(patches, defective[:shots]), Subset(patches, test))
+
+
+class FolderDataset(PatchDataset):
+    """Patches of pictures of your own: `root/good`, a few in `root/bad`, their masks, if any, in `root/masks`.
+
+    PNG, JPEG, TIFF or BMP; a mask has its picture's name (with or without `_mask` behind it) and size, and is defect
+    above grey level 127. The loaded pictures are in `.rolls`, as `fabric.Roll` with fabric "own" and defect "000" or
+    "bad", so that training, calibration and evaluation take them too. Patches cover each picture by default.
+
+    Raises `InputError` where there is no good picture, or where a file cannot be used.
+    """
+
+    def __init__(self, root, size=PATCH, stride=None, remainder="cover"):
+        root = Path(root)
+        good = pictures_in(root / "good")
+        if not good:
+            raise InputError(f"{root}: no pictures in {root / 'good'}; expected PNG, JPEG, TIFF or BMP; put some there")
+        masks = {path.stem.removesuffix("_mask"): path for path in pictures_in(root / "masks")}
+        self.rolls = [_load(path, "000", None) for path in good]
+        self.rolls += [_load(path, "bad", masks.get(path.stem)) for path in pictures_in(root / "bad")]
+        super().__init__(self.rolls, size, stride, remainder)
+
+
+def _load(path, defect, mask_path):
+    image = read_image(path)
+    try:
+        edges = fabric_edges(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    mask = None
+    if mask_path is not None:
+        mask = read_image(mask_path) > MASK_THRESHOLD
+        if mask.shape != image.shape:
+            raise InputError(
+                f"{mask_path}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for a picture of {image.shape[1]} x "
+                f"{image.shape[0]} ({path.name}); expected the same size; make the mask anew"
+            )
+    return Roll(path.stem, "own", defect, image, edges, mask)

@@ -1,0 +1,1 @@
+"""From weights to a detector: whole rolls, score normalisation, threshold, regions, ONNX (notebook 06)."""

@@ -1,0 +1,1 @@
+"""The loom: simulated woven fabric in the layout of AITEX, with exact masks (notebook 02)."""

@@ -1,0 +1,103 @@
+"""Checkpoints: one file with everything that training needs to go on and everything that a user needs to trust it.
+
+Written atomically, read with `weights_only=True`: a checkpoint from a stranger runs no code.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from draem_aitex.errors import InputError, one_line
+from draem_aitex.files import sha256, write_whole
+from draem_aitex.model.draem import build_draem
+from draem_aitex.model.unet import NetworkConfig
+
+FORMAT, BEFORE = "draem_aitex checkpoint 5", "draem_aitex checkpoint 4"
+ALWAYS = {  # what every checkpoint of a detector holds
+    "draem": {"network", "weights", "config", "steps", "seconds", "log", "finished"},
+    "vae": {"what", "options", "state", "seed", "seconds"},
+    "patchcore": {"what", "options", "state", "seed", "seconds"},
+}
+
+
+def save_checkpoint(path, content):
+    """Write `content`, a dict of tensors and plain values, atomically: the old file stays until the new one is whole.
+
+    Raises `InputError` where the folder is missing or the disk is full.
+    """
+    write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+
+
+def load_checkpoint(path, detector=None):
+    """Read a checkpoint, on the CPU: a dict with `format`, `detector`, and what that detector keeps (`ALWAYS`).
+
+    detector: the kind that is wanted, "draem" say; None takes any. Raises `InputError` for a file that is missing, no
+    checkpoint, damaged, of another version, or of another detector.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; make one first (python -m draem_aitex train --out {path})")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except Exception:  # torch raises a dozen types here, for one cause: this is no readable checkpoint
+        raise InputError(
+            f"{path}: not a readable checkpoint; expected a file written by draem_aitex train or fit"
+        ) from None
+    if isinstance(content, dict) and content.get("format") == BEFORE:
+        content = _in_todays_words(content)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format", "another program's file") if isinstance(content, dict) else "another file"
+        raise InputError(f"{path}: not a checkpoint of this version (found {found!r}); expected {FORMAT!r}; train anew")
+    kind = content.get("detector")
+    if not isinstance(kind, str) or kind not in ALWAYS:
+        raise InputError(f"{path}: holds a detector {kind!r}; expected one of {', '.join(ALWAYS)}; make it anew")
+    if missing := sorted(ALWAYS[kind] - set(content)):
+        raise InputError(f"{path}: a checkpoint without {', '.join(missing)}; expected a whole one; train anew")
+    if detector not in (None, kind):
+        raise InputError(f"{path}: holds a detector {kind!r}; expected {detector!r}; give another file")
+    return content
+
+
+RENAMED = {  # of format 4
+    "fabric_levels": "fabric_offsets", "levelled": "normalised", "variation": "normal_augmentation",
+}  # fmt: skip
+
+
+def _in_todays_words(value):
+    """A checkpoint of format 4 as one of today: the same content, some of it under another name."""
+    if not isinstance(value, dict):
+        return value
+    return {RENAMED.get(key, key): FORMAT if item == BEFORE else _in_todays_words(item) for key, item in value.items()}
+
+
+def load_model(content, name="checkpoint"):
+    """The averaged (EMA) networks of a checkpoint, in evaluation mode, on the CPU.
+
+    name: of the file, for the `InputError` where the weights are not those of the networks that it names.
+    """
+    try:
+        model = build_draem(NetworkConfig(**content["network"]))
+        model.load_state_dict(content["weights"])
+    except (TypeError, RuntimeError, InputError) as error:
+        raise InputError(
+            f"{name}: weights of another architecture ({one_line(error)}); "
+            "expected those of the networks it names; train anew"
+        ) from None
+    return model.eval()
+
+
+def network_content(model):
+    """The part of a checkpoint that `load_model` needs."""
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return {"detector": "draem", "network": asdict(model.config), "weights": weights}
+
+
+def describe_split(split):
+    """A split as a checkpoint keeps it: for each part the file names with their SHA-256."""
+    return {
+        part: {record.name: sha256(record.path) for record in getattr(split, part)}
+        for part in ("train", "calibration", "development", "test")
+    }

@@ -1,0 +1,126 @@
+"""The sampler: all training rolls live on the device, and random crops are gathered there by index.
+
+All defect-free rolls of AITEX are about 115 MB as bytes. Held in one tensor they need no worker processes, no
+decoding in the loop and no copy per step; the same lines run on a CPU and on a GPU.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from draem_aitex.errors import InputError
+
+# Crops drawn evenly hardly ever show the selvedge, and its outermost columns only where a crop starts exactly there.
+EDGE_SHARE = 0.4  # of the crops lie at the fabric's left edge: half of these start on it, half within EDGE_COLUMNS
+EDGE_COLUMNS = 64
+
+
+@dataclass(frozen=True)
+class NormalAugmentation:
+    """How flawless cloth varies from recording to recording, beyond what the training rolls show.
+
+    AITEX's camera is a line scanner: rows are lines of one row of sensors, and how far apart they lie on the cloth
+    depends on how fast it moved. Rolls of one fabric differ by more than a factor of two in threads a row.
+    """
+
+    share: float = 0.5  # of the crops are stretched along the rows
+    stretch: tuple = (0.3, 1.9)  # rows of the roll that become one row of the crop, log-uniform between the two
+    contrast: float = 1.3  # greatest factor about the crop's mean, up or down, log-uniform
+    brightness: float = 0.08  # greatest offset, up or down, uniform
+
+    def __post_init__(self):
+        if not 0 <= self.share <= 1:
+            raise InputError(f"share: {self.share}; expected a share from 0 to 1")
+        if len(self.stretch) != 2 or not 0 < self.stretch[0] <= self.stretch[1] < math.inf:
+            raise InputError(f"stretch: {self.stretch}; expected two numbers above 0, the smaller first")
+        if not 1 <= self.contrast < math.inf or not 0 <= self.brightness <= 1:
+            raise InputError(
+                f"contrast, brightness: {self.contrast}, {self.brightness}; expected a factor of 1 or more and an "
+                "offset from 0 to 1"
+            )
+
+
+class CropSampler:
+    """Random square crops of the fabric of a list of rolls.
+
+    rolls: list of `fabric.Roll`, all of one height. crop: pixels. device: where rolls are kept and crops gathered.
+    normal_augmentation: a `NormalAugmentation`; without it crops are pieces of the rolls as they are.
+    Raises `InputError` where there are no rolls or none is large enough for a crop.
+    """
+
+    def __init__(self, rolls, crop, device="cpu", normal_augmentation=None):
+        if not rolls:
+            raise InputError("rolls: none given; expected at least one defect-free training roll; check the folder")
+        heights = {roll.image.shape[0] for roll in rolls}
+        if len(heights) > 1:
+            raise InputError(f"rolls: heights {sorted(heights)} pixels; expected one height; resize or train apart")
+        for roll in rolls:
+            if min(roll.image.shape[0], roll.edges[1] - roll.edges[0]) < crop:
+                raise InputError(
+                    f"{roll.name}: {roll.edges[1] - roll.edges[0]} x {roll.image.shape[0]} pixels of fabric; "
+                    f"expected {crop} x {crop} or more; leave the roll out or take smaller crops"
+                )
+        self.crop, self.normal_augmentation = crop, normal_augmentation
+        # Rolls may differ in width: they lie end to end in one long strip, only fabric in it.
+        strip = np.concatenate([roll.image[:, roll.edges[0] : roll.edges[1]] for roll in rolls], axis=1)
+        widths = torch.tensor([roll.edges[1] - roll.edges[0] for roll in rolls])
+        self.strip = torch.from_numpy(strip).to(device)
+        self.windows = self.strip.unfold(0, crop, 1).unfold(1, crop, 1)  # every crop there is; a view, nothing copied
+        self.columns = self.strip.unfold(1, crop, 1)  # every stripe of the crop's breadth, all rows high; also a view
+        self.free = (widths - crop + 1).to(device)  # start columns that leave room for a crop, per roll
+        self.first = (widths.cumsum(0) - widths).to(device)
+
+    def __call__(self, batch, generator):
+        """Draw crops: float32 `(batch, 1, crop, crop)` in [0, 1]. generator: on the sampler's device."""
+        device = self.strip.device
+        roll = torch.randint(len(self.free), (batch,), generator=generator, device=device)
+        place = torch.rand(batch, 3, generator=generator, device=device)
+        anywhere = place[:, 0] * self.free[roll]
+        at_edge = ((2 * place[:, 0] - 1) * EDGE_COLUMNS).clamp_min(0).minimum(self.free[roll] - 1)
+        x = self.first[roll] + torch.where(place[:, 2] < EDGE_SHARE, at_edge, anywhere).long()
+        if self.normal_augmentation is None:
+            return self._cut(x, place[:, 1])
+        return self._vary(x, place[:, 1], generator)
+
+    def _cut(self, x, down):
+        """Crops from column x on, `down` (0 to 1) the roll, as they are."""
+        y = (down * (self.strip.shape[0] - self.crop + 1)).long()
+        return self.windows[y, x][:, None].float() / 255
+
+    def _vary(self, x, down, generator):
+        """Crops from column x on, `down` (0 to 1) the roll, some stretched along the rows, in another light."""
+        chance, much, contrast, brightness = torch.rand(4, len(x), generator=generator, device=x.device)
+        normal_augmentation, height = self.normal_augmentation, self.strip.shape[0]
+        low, high = normal_augmentation.stretch
+        high = min(high, (height - 1) / max(self.crop - 1, 1))  # no more rows than the roll has
+        stretched = low * (high / low) ** much
+        scale = torch.where(chance < normal_augmentation.share, stretched, torch.ones_like(stretched))
+        start = down * (height - 1 - (self.crop - 1) * scale)
+        start = torch.where(chance < normal_augmentation.share, start, start.round())  # whole rows stay as they are
+        rows = start[:, None] + scale[:, None] * torch.arange(self.crop, device=x.device)
+        stripes = self.columns[:, x].transpose(0, 1).float()  # (B, height, crop)
+        crops = row_weights(rows, height) @ stripes / 255
+        mean = crops.mean((1, 2), keepdim=True)
+        gain = normal_augmentation.contrast ** (2 * contrast - 1)
+        offset = (2 * brightness - 1) * normal_augmentation.brightness
+        return ((crops - mean) * gain[:, None, None] + mean + offset[:, None, None]).clamp(0, 1)[:, None]
+
+
+def row_weights(rows, height):
+    """What each row of a picture contributes to the places `rows` between them, by cubic (Catmull-Rom) interpolation.
+
+    rows: float32 `(B, N)`, from 0 to height - 1. Returns float32 `(B, N, height)`; times a picture `(B, height, W)` it
+    gives `(B, N, W)`. Rows beyond the picture's border count as the outermost.
+    """
+    before = rows.floor()
+    t = rows - before
+    four = (
+        ((1 - 0.5 * t) * t - 0.5) * t,
+        (1.5 * t - 2.5) * t * t + 1,
+        ((2 - 1.5 * t) * t + 0.5) * t,
+        (t - 1) * t * t / 2,
+    )
+    index = (before[..., None].long() + torch.arange(-1, 3, device=rows.device)).clamp(0, height - 1)
+    return torch.zeros(*rows.shape, height, device=rows.device).scatter_add_(2, index, torch.stack(four, -1))
