@@ -59,6 +59,7 @@ class Collection:
     development: tuple[Record, ...]
     test: tuple[Record, ...]
     quirks: tuple[str, ...] = ()
+    fabrics: tuple[str, ...] = ()  # the codes chosen by `of_fabrics`; none: all
 
     def of_fabrics(self, codes: Iterable[str]) -> "Collection":
         """The rolls of some fabrics alone, all of them for no code. Raises `InputError` for an unknown code."""
@@ -69,7 +70,7 @@ class Collection:
         if not codes:
             return self
         parts = {part: tuple(r for r in getattr(self, part) if r.fabric in codes) for part in ("records", *PARTS)}
-        return replace(self, **parts)
+        return replace(self, fabrics=tuple(codes), **parts)
 
 
 @dataclass(frozen=True)
