@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,6 +23,18 @@ def pick_device(name="auto"):
     if device is None or device.type not in ("cpu", "cuda"):
         raise InputError(f"device: {str(name)!r} is not available here; expected auto, cpu or cuda")
     return device
+
+
+@contextmanager
+def memory_errors(advice: str) -> Iterator[None]:
+    """Turn `torch.OutOfMemoryError` into an `InputError`.
+
+    advice: what did not fit and what to do, such as "batch: 32 crops; give a smaller batch".
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise InputError(f"the device's memory is too small for this; {advice}") from None
 
 
 def computes_in_bfloat16(device):

@@ -97,7 +97,7 @@ def test_an_unfinished_checkpoint_says_so(small_set, tmp_path, capsys):
         raise KeyboardInterrupt
 
     config = TrainConfig(steps=3, batch=2, crop=64)
-    loop.train(rolls, config, tmp_path / "part.pt", on_log=stop, log_every=1, quiet=True)
+    loop.train_networks(rolls, config, tmp_path / "part.pt", on_log=stop, log_every=1, quiet=True)
     assert main(["info", str(tmp_path / "part.pt")]) == 0
     assert "1 steps in 0.0 minutes so far (not finished), seed 0." in capsys.readouterr().out
     fails_with_one_line(

@@ -54,7 +54,7 @@ def test_the_sample_is_fixed_and_training_does_not_notice_it(rolls, monkeypatch)
     assert torch.equal(first.images, second.images) and first.corrupted.all()
     monkeypatch.setattr(live, "REDRAW_SECONDS", 0)
     watched = live.train(rolls, config, quiet=True, log_every=1).model.state_dict()
-    alone = live.training.train(rolls, config, quiet=True).model.state_dict()
+    alone = live.loop.train_networks(rolls, config, quiet=True).model.state_dict()
     assert len(shown.figures) == 5 and all(torch.equal(value, alone[name]) for name, value in watched.items())
 
 

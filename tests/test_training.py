@@ -40,7 +40,7 @@ def weights_of(model):
 
 
 def test_training_learns(rolls):
-    result = loop.train(rolls, config(steps=40, learning_rate=3e-3), quiet=True, log_every=1)
+    result = loop.train_networks(rolls, config(steps=40, learning_rate=3e-3), quiet=True, log_every=1)
     losses = [row["loss"] for row in result.log]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert list(result.log[0])[3:] == ["loss", "l1", "ssim", "fft", "bce", "focal"]
@@ -50,31 +50,31 @@ def test_the_papers_layout_trains_resumes_and_comes_back(rolls, tmp_path):
     """Two classes, bilinear upsampling, networks of different depth: the published settings, with narrow widths."""
     narrow = NetworkConfig(reconstructive=(4, 8), discriminative=(4, 8, 8))
     path = tmp_path / "narrow.pt"
-    first = loop.train(rolls, config(preset=narrow), quiet=True)
-    loop.train(rolls, config(preset=narrow), path, quiet=True, on_log=stop_at(2), log_every=1)
-    again = loop.train(rolls, config(preset=narrow), path, quiet=True)
+    first = loop.train_networks(rolls, config(preset=narrow), quiet=True)
+    loop.train_networks(rolls, config(preset=narrow), path, quiet=True, on_log=stop_at(2), log_every=1)
+    again = loop.train_networks(rolls, config(preset=narrow), path, quiet=True)
     assert first.finished and again.steps == first.steps == 4
     assert torch.equal(weights(first), weights(again))
     model, images = load_model(load_checkpoint(path)), torch.rand(1, 1, 64, 64, generator=torch.Generator())
     assert model.config == narrow and torch.allclose(model(images)[1], first.model(images)[1], atol=1e-5)
     other = NetworkConfig(reconstructive=(4, 4), discriminative=(4, 8))
     with pytest.raises(InputError, match=r"another config \(preset\)"):
-        loop.train(rolls, config(preset=other), path, quiet=True)
+        loop.train_networks(rolls, config(preset=other), path, quiet=True)
 
 
 def test_same_seed_same_weights(rolls):
-    first, second = (weights(loop.train(rolls, config(), quiet=True)) for _ in range(2))
+    first, second = (weights(loop.train_networks(rolls, config(), quiet=True)) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, weights(loop.train(rolls, config(seed=1), quiet=True)))
+    assert not torch.equal(first, weights(loop.train_networks(rolls, config(seed=1), quiet=True)))
 
 
 def test_interrupted_and_resumed_is_the_same_run(rolls, tmp_path):
-    whole = loop.train(rolls, config(steps=6), tmp_path / "whole.pt", quiet=True)
+    whole = loop.train_networks(rolls, config(steps=6), tmp_path / "whole.pt", quiet=True)
 
     path = tmp_path / "parts.pt"
-    part = loop.train(rolls, config(steps=6), path, quiet=True, log_every=1, on_log=stop_at(3))
+    part = loop.train_networks(rolls, config(steps=6), path, quiet=True, log_every=1, on_log=stop_at(3))
     assert not part.finished and part.steps == 3 and not load_checkpoint(path)["finished"]
-    rest = loop.train(rolls, config(steps=6), path, quiet=True)
+    rest = loop.train_networks(rolls, config(steps=6), path, quiet=True)
     assert rest.finished and rest.steps == 6
     assert torch.equal(weights(whole), weights(rest))
     loaded = load_model(load_checkpoint(path))
@@ -83,32 +83,32 @@ def test_interrupted_and_resumed_is_the_same_run(rolls, tmp_path):
 
 def test_another_config_or_split_is_refused_and_the_file_stays(rolls, tmp_path):
     path = tmp_path / "model.pt"
-    loop.train(rolls, config(), path, extra={"split": {"train": {"a": "1"}}}, quiet=True)
+    loop.train_networks(rolls, config(), path, extra={"split": {"train": {"a": "1"}}}, quiet=True)
     before = path.read_bytes()
     with pytest.raises(InputError, match="seed: found 0, given 7"):
-        loop.train(rolls, config(seed=7), path, extra={"split": {"train": {"a": "1"}}}, quiet=True)
+        loop.train_networks(rolls, config(seed=7), path, extra={"split": {"train": {"a": "1"}}}, quiet=True)
     with pytest.raises(InputError, match="another split"):
-        loop.train(rolls, config(), path, extra={"split": {"train": {"a": "2"}}}, quiet=True)
+        loop.train_networks(rolls, config(), path, extra={"split": {"train": {"a": "2"}}}, quiet=True)
     assert path.read_bytes() == before
 
 
 def test_ctrl_c_waits_for_the_end_of_the_step(rolls, tmp_path, monkeypatch):
     """Stopped in the middle of a step, weights and random state would be of different steps."""
-    path, step = tmp_path / "model.pt", Trainer.descend
+    path, step = tmp_path / "model.pt", Trainer.optimizer_step
 
     def interrupted(trainer):
         if trainer.steps == 2:
             signal.raise_signal(signal.SIGINT)
         step(trainer)
 
-    whole = loop.train(rolls, config(), quiet=True)
+    whole = loop.train_networks(rolls, config(), quiet=True)
     monkeypatch.setattr(Trainer, "optimizer_step", interrupted)
     before = signal.getsignal(signal.SIGINT)
-    part = loop.train(rolls, config(), path, quiet=True)
+    part = loop.train_networks(rolls, config(), path, quiet=True)
     assert not part.finished and part.steps == part.saved == 3 and [row["step"] for row in part.log] == [3]
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.undo()
-    assert torch.equal(weights(whole), weights(loop.train(rolls, config(), path, quiet=True)))
+    assert torch.equal(weights(whole), weights(loop.train_networks(rolls, config(), path, quiet=True)))
 
 
 def test_a_second_ctrl_c_is_heard_at_once_and_saves_nothing(rolls, tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_a_second_ctrl_c_is_heard_at_once_and_saves_nothing(rolls, tmp_path, mon
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Trainer, "optimizer_step", impatient)
-    part = loop.train(rolls, config(), tmp_path / "model.pt", quiet=True)
+    part = loop.train_networks(rolls, config(), tmp_path / "model.pt", quiet=True)
     assert not part.finished and part.saved is None
     assert not (tmp_path / "model.pt").exists()
 
@@ -132,16 +132,16 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(roll
 
     monkeypatch.setattr("draem_aitex.training.trainer.reconstruction_loss", explode)
     if save_every:
-        loop.train(rolls, config(), path, quiet=True, on_log=stop_at(2), log_every=1)
+        loop.train_networks(rolls, config(), path, quiet=True, on_log=stop_at(2), log_every=1)
     with pytest.raises(InputError, match="loss: not finite at step"):
-        loop.train(rolls, config(), path, quiet=True, save_seconds=save_every)
+        loop.train_networks(rolls, config(), path, quiet=True, save_seconds=save_every)
     content = load_checkpoint(path)
     assert not content["finished"] and content["steps"] == (2 if save_every else 1)
     assert all(value.isfinite().all() for value in content["weights"].values())
 
 
 def test_the_log_lies_beside_the_checkpoint(rolls, tmp_path):
-    result = loop.train(rolls, config(steps=6), tmp_path / "model.pt", quiet=True, log_every=2)
+    result = loop.train_networks(rolls, config(steps=6), tmp_path / "model.pt", quiet=True, log_every=2)
     with open(tmp_path / "model.log.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [2, 4, 6]
@@ -151,7 +151,7 @@ def test_the_log_lies_beside_the_checkpoint(rolls, tmp_path):
 def test_lines_where_no_bar_can_be_drawn(rolls, monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    loop.train(rolls, config(), log_every=1)
+    loop.train_networks(rolls, config(), log_every=1)
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert len(lines) == 4 and lines[1].startswith("step 2, 50%, loss ") and "minutes left" in lines[1]
@@ -204,9 +204,9 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(small_se
 
 def test_killed_between_its_last_step_and_its_end_it_is_finished_by_the_next_call(rolls, tmp_path):
     path = tmp_path / "model.pt"
-    part = loop.train(rolls, config(), path, quiet=True, on_log=stop_at(4), log_every=1)
+    part = loop.train_networks(rolls, config(), path, quiet=True, on_log=stop_at(4), log_every=1)
     assert not part.finished and part.saved == 4 and not load_checkpoint(path)["finished"]
-    rest = loop.train(rolls, config(), path, quiet=True)
+    rest = loop.train_networks(rolls, config(), path, quiet=True)
     assert rest.finished and load_checkpoint(path)["finished"] and "training" not in load_checkpoint(path)
     assert torch.equal(weights(part), weights(rest))
 
@@ -243,7 +243,7 @@ def limited(write, size):
 
 def test_weights_of_another_architecture_are_one_line(rolls, tmp_path):
     path = tmp_path / "model.pt"
-    loop.train(rolls, config(), path, quiet=True, on_log=stop_at(2), log_every=1)
+    loop.train_networks(rolls, config(), path, quiet=True, on_log=stop_at(2), log_every=1)
     content = load_checkpoint(path)
     content["network"]["stem"] = 4
     with pytest.raises(InputError, match="another architecture"):
@@ -251,7 +251,7 @@ def test_weights_of_another_architecture_are_one_line(rolls, tmp_path):
     content["training"]["model"].popitem()
     save_checkpoint(path, content)
     with pytest.raises(InputError, match="model.pt: does not fit this run"):
-        loop.train(rolls, config(), path, quiet=True)
+        loop.train_networks(rolls, config(), path, quiet=True)
 
 
 def stop_at(step):
@@ -316,7 +316,7 @@ def test_bad_arguments(rolls):
         ({"device": "meta"}, "'meta'"),
     ):
         with pytest.raises(InputError, match=message):
-            loop.train(rolls, config(), quiet=True, **changes)
+            loop.train_networks(rolls, config(), quiet=True, **changes)
 
 
 def test_too_little_memory_is_one_line(rolls, monkeypatch):
@@ -325,7 +325,7 @@ def test_too_little_memory_is_one_line(rolls, monkeypatch):
 
     monkeypatch.setattr(Trainer, "step", full)
     with pytest.raises(InputError, match="batch: 2 crops of 64 pixels do not fit"):
-        loop.train(rolls, config(), quiet=True)
+        loop.train_networks(rolls, config(), quiet=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -342,5 +342,5 @@ def test_a_step_on_cuda_does_not_wait_for_the_device(rolls):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_training_on_cuda(rolls):
-    result = loop.train(rolls, config(steps=10), device="cuda", quiet=True)
+    result = loop.train_networks(rolls, config(steps=10), device="cuda", quiet=True)
     assert result.finished and next(result.model.parameters()).is_cuda

@@ -86,7 +86,7 @@ def _train(options, config, device):
     # Process by process: the first one makes the simulated fabric, if need be.
     collection, fabrics, split, calibration = distributed.in_turn(lambda: open_split(options))
     extra = {"source": collection.source, "fabrics": fabrics, "split": checkpoint.describe_split(split)}
-    result = loop.train(
+    result = loop.train_networks(
         rolls.load_rolls(split.train),
         config,
         options.out,

@@ -75,7 +75,7 @@ class TrainConfig:
         """The configuration that goes with a preset's name, see `RECIPES`; `changes` come on top."""
         return cls(preset=preset, **{**RECIPES.get(preset, {}), **changes})
 
-    def rate(self, steps, progress):
+    def learning_rate_at(self, steps, progress):
         """Learning rate of the step that comes after `steps` steps, `progress` (0 to 1) of the budget being spent."""
         if self.schedule == "cosine":
             return self.learning_rate * cosine_factor(progress, self.warm_up)

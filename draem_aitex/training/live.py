@@ -7,6 +7,7 @@ from IPython.display import display
 
 from draem_aitex import plots
 from draem_aitex.anomalies.augmenter import Augmenter, AugmenterConfig
+from draem_aitex.devices import pick_device
 from draem_aitex.training import loop
 from draem_aitex.training.sampler import CropSampler
 
@@ -14,7 +15,7 @@ SAMPLE_SEED = 12  # of the crop that is kept aside
 REDRAW_SECONDS = 2.0
 
 
-def train(rolls, config, checkpoint=None, device="cpu", sample_seed=SAMPLE_SEED, **options):
+def train(rolls, config, checkpoint=None, device="auto", sample_seed=SAMPLE_SEED, **options):
     """`training.train` with its losses, its rate and what it makes of one fixed sample drawn while it lasts.
 
     rolls, config, checkpoint, device, options: as there. sample_seed: of the sample, a crop with a made-up defect that
@@ -23,16 +24,17 @@ def train(rolls, config, checkpoint=None, device="cpu", sample_seed=SAMPLE_SEED,
     """
     figure = LiveFigure(fixed_sample(rolls, config, device, sample_seed))
     options = {"log_every": 10, **options}
-    result = loop.train(rolls, config, checkpoint, device, on_log=figure.follow, **options)
+    result = loop.train_networks(rolls, config, checkpoint, device, on_log=figure.follow, **options)
     figure.draw(result.log, result.model)
     return result
 
 
-def fixed_sample(rolls, config, device="cpu", seed=SAMPLE_SEED):
+def fixed_sample(rolls, config, device="auto", seed=SAMPLE_SEED):
     """One crop with a made-up defect, by the run's sampler and mix: an `augmenter.AugmentedBatch` of one.
 
     The same seed gives the same sample.
     """
+    device = pick_device(device)
     generator = torch.Generator(device).manual_seed(seed)
     clean = CropSampler(rolls, config.crop, device, config.normal_augmentation)(
         2, generator

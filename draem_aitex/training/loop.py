@@ -33,11 +33,11 @@ class TrainResult:
     saved: int | None
 
 
-def train(
+def train_networks(
     rolls,
     config,
     checkpoint=None,
-    device="cpu",
+    device="auto",
     extra=None,
     on_log=None,
     log_every=25,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError
 
 # Crops drawn evenly hardly ever show the selvedge, and its outermost columns only where a crop starts exactly there.
@@ -50,7 +51,7 @@ class CropSampler:
     Raises `InputError` where there are no rolls or none is large enough for a crop.
     """
 
-    def __init__(self, rolls, crop, device="cpu", normal_augmentation=None):
+    def __init__(self, rolls, crop, device="auto", normal_augmentation=None):
         if not rolls:
             raise InputError("rolls: none given; expected at least one defect-free training roll; check the folder")
         heights = {roll.image.shape[0] for roll in rolls}
@@ -66,6 +67,7 @@ class CropSampler:
         # Rolls may differ in width: they lie end to end in one long strip, only fabric in it.
         strip = np.concatenate([roll.image[:, roll.edges[0] : roll.edges[1]] for roll in rolls], axis=1)
         widths = torch.tensor([roll.edges[1] - roll.edges[0] for roll in rolls])
+        device = pick_device(device)
         self.strip = torch.from_numpy(strip).to(device)
         self.windows = self.strip.unfold(0, crop, 1).unfold(1, crop, 1)  # every crop there is; a view, nothing copied
         self.columns = self.strip.unfold(1, crop, 1)  # every stripe of the crop's breadth, all rows high; also a view

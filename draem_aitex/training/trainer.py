@@ -36,7 +36,7 @@ class Trainer:
     compiled: let `torch.compile` fuse the networks' operations, which pays on CUDA and takes a minute first.
     """
 
-    def __init__(self, rolls, config, device="cpu", compiled=False):
+    def __init__(self, rolls, config, device="auto", compiled=False):
         self.config, self.device = config, pick_device(device)
         self.model = build_draem(config.preset, config.seed).to(self.device, memory_format=torch.channels_last).train()
         # `swa_utils.AveragedModel` would ask a counter on the host at every step, for which a GPU would be waited for.
@@ -80,7 +80,7 @@ class Trainer:
     def set_learning_rate(self):
         """Give the optimiser the learning rate of the coming step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.steps, self.progress)
+            group["lr"] = self.config.learning_rate_at(self.steps, self.progress)
 
     def backward(self, clean, batch):
         """Gradients of both losses on a corrupted batch and its clean original; returns the losses by name."""

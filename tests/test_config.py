@@ -10,7 +10,7 @@ def test_cosine_climbs_and_falls():
     assert factors[0] == pytest.approx(0.01) and max(factors) == pytest.approx(1, abs=1e-3)
     assert factors.index(max(factors)) == 5 and factors[100] == pytest.approx(0.01)
     config = TrainConfig(steps=100)
-    assert [config.rate(step, step / 100) for step in (0, 5, 100)] == pytest.approx([2e-5, 2e-3, 2e-5])
+    assert [config.learning_rate_at(step, step / 100) for step in (0, 5, 100)] == pytest.approx([2e-5, 2e-3, 2e-5])
 
 
 @pytest.mark.parametrize("steps", [1, 7, 10, 33, 700, 5001])
@@ -19,14 +19,14 @@ def test_published_schedule_drops_twice_whatever_the_number_of_steps(steps):
     first, second = milestones(steps)
     assert isinstance(first, int) and first == 8 * steps // 10 and second == 9 * steps // 10
     config = TrainConfig.of_preset("paper", steps=steps)
-    rates = [config.rate(step, step / steps) for step in range(steps)]
+    rates = [config.learning_rate_at(step, step / steps) for step in range(steps)]
     wanted = [1e-4 * (0.04 if step >= second else 0.2 if step >= first else 1) for step in range(steps)]
     assert rates == pytest.approx(wanted)
 
 
 def test_published_schedule_by_the_clock():
     config = TrainConfig.of_preset("paper", minutes=1)
-    assert [config.rate(0, part) for part in (0.79, 0.81, 0.91)] == pytest.approx([1e-4, 2e-5, 4e-6])
+    assert [config.learning_rate_at(0, part) for part in (0.79, 0.81, 0.91)] == pytest.approx([1e-4, 2e-5, 4e-6])
 
 
 def test_presets_have_their_recipes():
