@@ -20,6 +20,7 @@ notebooks: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check draem_aitex tests benchmarks notebooks/run.py
+	$(BIN)/mypy
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 import typing
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -138,6 +139,17 @@ def test_the_package_is_small():
     counts = {module_of(path): code_lines(path) for path in FILES}
     rooms = {name: sum(n for module, n in counts.items() if room(module) == name) for name in map(room, counts)}
     assert sum(counts.values()) <= MOST_CODE, f"{sum(counts.values())}: {rooms}"
+
+
+def test_a_wheel_takes_along_every_package_every_data_file_and_the_shipped_checkpoints():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name: ROOT / folder for name, folder in settings["package-dir"].items()}
+    packages = {module_of(path.parent / "__init__.py") for path in FILES}
+    assert set(settings["packages"]) == packages | set(folders)
+    folders |= {name: ROOT / name.replace(".", "/") for name in packages}
+    taken = {path for name, kinds in settings["package-data"].items() for k in kinds for path in folders[name].glob(k)}
+    assert taken >= {path for path in PACKAGE.rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert taken >= set((ROOT / "checkpoints").glob("compact_*")) != set()
 
 
 def test_importing_the_package_loads_nothing_heavy():
