@@ -1,23 +1,212 @@
-"""All detectors by the word that a checkpoint has for them."""
+"""From data to a detector, and from a file to a detector: what stands above training, detectors and baselines."""
 
+import datetime
+import platform
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from draem_aitex import devices
 from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
-from draem_aitex.detectors.base import opened
+from draem_aitex.data.patcher import PATCH, patch_corners
+from draem_aitex.data.rolls import Collection, load_rolls
+from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
+from draem_aitex.evaluation.evaluator import evaluate
+from draem_aitex.training import distributed, loop
+from draem_aitex.training.checkpoint import describe_split, load_checkpoint
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.model_card import kept_figures
 
-DETECTORS = {detector.kind: detector for detector in (DraemDetector, VAE, PatchCore)}
+DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DraemDetector, VAE, PatchCore)}
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
+MINUTES = 8.0  # of training, where nothing else is asked for
+SomeDetector = TypeVar("SomeDetector", bound=Detector)
 
 
-def load_detector(path, device="cpu", quiet=False, bfloat16=False):
-    """The detector of a checkpoint file, whichever it holds, and the file's content: `(detector, content)`.
+def train(
+    data: Collection,
+    config: TrainConfig | None = None,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    checkpoint: Path | str | None = None,
+    device: str | torch.device = "auto",
+    quiet: bool = False,
+    **options: Any,
+) -> DraemDetector:
+    """Train DRAEM on the normal rolls of a collection and calibrate it.
 
-    Prints what it is, unless `quiet`. bfloat16: compute in sixteen bits, which DRAEM alone does. Raises `InputError` as
-    `checkpoint.load_checkpoint`, and for a file that does not fit the detector that it names.
+    In a notebook a figure shows losses and one sample while it lasts. Stop the cell whenever you like: the detector
+    is that of the steps so far, and with a `checkpoint` the same call goes on from there later.
+
+    Args:
+        data: From `load_aitex`, `load_folder` or `load_simulated`.
+        config: What defines the run; `TrainConfig()`'s defaults without it.
+        minutes: Training time, in place of the configuration's; 8 where nothing says how long.
+        steps: Number of steps, in place of a time.
+        checkpoint: File that the run is kept in, resumed from if it is there, and complete at the end.
+        device: "auto" takes CUDA where there is one, else the CPU.
+        quiet: No figure, no progress bar.
+        options: Of `training.loop.train_networks`: `save_seconds`, `log_every`, `on_log`, `compiled`.
+
+    Returns:
+        A calibrated `Detector`, ready to predict, to be judged and to be saved.
+
+    Raises:
+        InputError: There is nothing to train on or to calibrate with, the checkpoint is of another run, the device is
+            not there or too small, or a loss is not finite.
+
+    Example:
+        >>> from draem_aitex import TrainConfig, load_simulated, train
+        >>> detector = train(load_simulated().of_fabrics(["01"]), TrainConfig(steps=2, batch=2, crop=64), quiet=True)
     """
-    content = opened(path, quiet)
-    kind = content["detector"]
-    if bfloat16 and kind != DraemDetector.kind:
-        raise InputError(f"bfloat16: {path} holds {DETECTORS[kind].name}; expected DRAEM for it; leave the option out")
-    given = {"bfloat16": True} if bfloat16 else {}
-    return DETECTORS[kind].from_content(content, path, device, **given), content
+    config = replace(config or TrainConfig(minutes=MINUTES), **_budget(config, minutes, steps))
+    figure = None
+    if "on_log" not in options and "ipykernel" in sys.modules and not quiet:
+        from draem_aitex.training import live  # with matplotlib
+
+        figure = live.LiveFigure(live.fixed_sample(load_rolls(data.train[:2]), config, device))
+        options = {"log_every": 10, **options, "on_log": figure.follow}
+    result = run(data, config, checkpoint, device, quiet=quiet, **options)
+    if figure is not None:
+        figure.draw(result.log, result.model)
+    return finish(data, config, result, checkpoint, device)
+
+
+def _budget(config: TrainConfig | None, minutes: float | None, steps: int | None) -> dict[str, Any]:
+    if minutes is None and steps is None:
+        return {}
+    return {"minutes": minutes, "steps": steps}
+
+
+def run(
+    data: Collection,
+    config: TrainConfig,
+    checkpoint: Path | str | None = None,
+    device: str | torch.device = "auto",
+    **options: Any,
+) -> loop.TrainResult:
+    """The first half of `train`: networks, not yet a detector. The arguments are those of `train`."""
+    distributed.in_turn(lambda: check_parts(data))
+    extra = _origin(data)
+    return loop.train_networks(load_rolls(data.train), config, checkpoint, device, extra=extra, **options)
+
+
+def finish(
+    data: Collection,
+    config: TrainConfig,
+    result: loop.TrainResult,
+    checkpoint: Path | str | None = None,
+    device: str | torch.device = "auto",
+    command: str = "draem_aitex.train(data, …) in Python",
+) -> DraemDetector:
+    """The second half of `train`: offsets, threshold and the development rolls' figures, once for a run.
+
+    command: the one that was given, for the model card. A finished checkpoint becomes that of the whole detector.
+    """
+    detector = DraemDetector(result.model, device)
+    if distributed.rank() > 0:
+        return detector
+    if checkpoint is not None and result.finished:
+        content = load_checkpoint(checkpoint, DraemDetector.kind)
+        if "threshold" in content:
+            return DraemDetector.restored(content, checkpoint, device, quiet=True)
+    detector.about |= {"config": asdict(config), "steps": result.steps, "seconds": result.seconds, "log": result.log}
+    detector.about |= {"finished": result.finished, **_origin(data)}
+    _judged(detector, data, command)
+    if checkpoint is not None and result.finished:
+        detector.save(checkpoint)
+    return detector
+
+
+def fit(
+    detector: SomeDetector,
+    data: Collection,
+    seed: int = 0,
+    command: str = "draem_aitex.workflow.fit(detector, data, …) in Python",
+    **arguments: Any,
+) -> SomeDetector:
+    """Fit one of the baselines to the normal rolls of a collection, calibrate it, and judge it on development rolls.
+
+    detector: a `VAE` or a `PatchCore`; seed: of weights, crops and vectors; arguments: of its own `fit`. Returns it.
+    """
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed: {seed!r}; expected 0 to 2^63 - 1; give another one")
+    check_parts(data)
+    started = time.perf_counter()
+    detector.fit(load_rolls(data.train), torch.Generator().manual_seed(seed), **arguments)  # type: ignore[attr-defined]
+    detector.about = {"seed": seed, "seconds": time.perf_counter() - started, **_origin(data)}
+    detector.about["fabrics"] = list(detector.fabrics) or detector.about["fabrics"]
+    _judged(detector, data, command)
+    return detector
+
+
+def load_detector(
+    path: Path | str, device: str | torch.device = "auto", quiet: bool = False, bfloat16: bool = False
+) -> Detector:
+    """The detector of a checkpoint file, whichever it holds, or a shipped one by its name.
+
+    Args:
+        path: A file, "compact_aitex" (trained on real rolls) or "compact_loom" (trained on simulated fabric).
+        device: "auto" takes CUDA where there is one, else the CPU.
+        quiet: Do not print what it is.
+        bfloat16: Compute in sixteen bits, which DRAEM alone does.
+
+    Returns:
+        A `Detector`, with the threshold that it was saved with.
+
+    Raises:
+        InputError: The file is missing, no checkpoint, or not whole; the device is not there.
+
+    Example:
+        >>> from draem_aitex import load_detector
+        >>> load_detector("compact_loom", quiet=True).name
+        'DRAEM'
+    """
+    shipped = SHIPPED / f"{path}.pt"
+    found = shipped if not Path(path).exists() and shipped.is_file() else Path(path)
+    content = load_checkpoint(found)
+    kind = DETECTORS[content["detector"]]
+    if bfloat16 and kind is not DraemDetector:
+        raise InputError(f"bfloat16: {path} holds {kind.name}; expected DRAEM for it; leave the option out")
+    return kind.restored(content, found, device, quiet, **({"bfloat16": True} if bfloat16 else {}))
+
+
+def check_parts(data: Collection) -> None:
+    """Raise `InputError` where there is nothing to train on, or no patch to take a threshold from."""
+    if not data.train or not data.calibration:
+        raise InputError(
+            f"{data.root}: {len(data.train)} training and {len(data.calibration)} calibration rolls; expected one or "
+            "more of each; of normal AITEX rolls those whose number ends in 4 are kept for calibration; add some"
+        )
+    if not any(patch_corners(roll.image.shape, roll.edges) for roll in load_rolls(data.calibration)):
+        raise InputError(
+            f"{data.root}: no calibration roll holds a patch of {PATCH} x {PATCH} pixels of fabric; expected one or "
+            "more, for the threshold; give larger images"
+        )
+
+
+def _origin(data: Collection) -> dict[str, Any]:
+    return {"source": data.source, "fabrics": list(data.fabrics), "split": describe_split(data)}
+
+
+def _judged(detector: Detector, data: Collection, command: str) -> None:
+    """Calibrate a detector, take the figures of development rolls, and note how it was made."""
+    detector.calibrate(data)
+    development = [record for record in data.development if detector.judges(record.fabric)]
+    if development:
+        judged = evaluate(detector, development, quiet=not sys.stderr.isatty())
+        detector.about["figures"] = {"development": kept_figures(judged.figures())}
+    detector.about["made"] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": devices.describe(detector.device),
+        "command": command,
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+    }

@@ -1,72 +1,75 @@
-"""The `fit` command: one of the earlier approaches, calibrated and judged as a training of DRAEM is."""
+"""`fit`: one of the earlier approaches, calibrated and judged as a training of DRAEM is.
 
-import time
+A fit takes seconds to minutes and is not resumed: after an interruption the same command starts anew.
+"""
 
-import torch
+import argparse
+from typing import TYPE_CHECKING, Any
 
-from draem_aitex.baselines.patchcore import PatchCore
-from draem_aitex.baselines.vae import VAE
-from draem_aitex.cli.commands import check_writable
-from draem_aitex.cli.train import calibrated, made, open_split, print_threshold
-from draem_aitex.data import rolls
-from draem_aitex.errors import InputError
-from draem_aitex.training import checkpoint, model_card
-from draem_aitex.training.sampler import NormalAugmentation
+from draem_aitex.cli.shared import (
+    Renamed,
+    add_training,
+    announce_split,
+    check_writable,
+    open_data,
+    recorded,
+    threshold_line,
+)
 
-SWITCHES = ("per_fabric", "no_augmentation", "no_normalisation")
+if TYPE_CHECKING:
+    from draem_aitex.detectors.base import Detector
+
+BASELINES: dict[str, dict[str, dict[str, Any]]] = {  # options, each named as the detector's own argument
+    "vae": {
+        "steps": {"type": int, "default": 600, "help": "of 32 crops (default: 600)"},
+        "error": {"default": "l1", "help": "l1 (default) or mse"},
+        "beta": {"type": float, "default": 0.01, "help": "weight of the Kullback-Leibler term (default: 0.01)"},
+        "smoothing": {"type": float, "default": 3.0, "metavar": "PIXELS", "help": "of the map (default: 3)"},
+    },
+    "patchcore": {
+        "backbone": {"default": "fft", "help": "what it sees of an image (default: fft)"},
+        "per_fabric": {"action": "store_true", "help": "a bank for each fabric instead of one for all"},
+        "bank_size": {"type": int, "default": 2000, "help": "vectors kept, of each bank (default: 2000)"},
+        "pool_size": {"type": int, "default": 20_000, "help": "random positions that they are of (default: 20000)"},
+        "neighbourhood": {"type": int, "default": 1, "metavar": "N", "help": "features averaged over (default: 1)"},
+        "smoothing": {"type": float, "default": 0.0, "metavar": "PIXELS", "help": "of the map (default: none)"},
+    },
+}
 
 
-def fit(options):
-    """Fit a VAE or a memory bank to the training rolls; the checkpoint is written at the end, whole.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    baselines = parser.add_subparsers(dest="detector", required=True, parser_class=type(parser))
+    for name, what in (("vae", "a variational autoencoder"), ("patchcore", "a memory bank")):
+        baseline = baselines.add_parser(name, help=what)
+        add_training(baseline)
+        for option, settings in BASELINES[name].items():
+            baseline.add_argument(f"--{option.replace('_', '-')}", **settings)
+        raw = "compare scores of all fabrics as they are"
+        baseline.add_argument("--no-normalisation", action="store_true", help=raw)
+        baseline.add_argument("--no-levels", action=Renamed, dest="no_normalisation", now="--no-normalisation")
 
-    A fit takes seconds to minutes and is not resumed: after an interruption the same command starts anew.
-    """
+
+def run(options: argparse.Namespace) -> None:
+    from draem_aitex import workflow
+    from draem_aitex.training import checkpoint
+
     check_writable(options.out)
     if options.out.exists():  # what took long to make is not replaced by another kind of detector
         checkpoint.load_checkpoint(options.out, options.detector)
-    if not 0 <= options.seed < 2**63:
-        raise InputError(f"--seed {options.seed}: expected 0 to 2^63 - 1; give another one")
-    detector, arguments = _detector(options)
-    collection, fabrics, split, calibration = open_split(options)
-    trained = {record.fabric for record in split.train}
-    if getattr(options, "per_fabric", False):  # a fabric without training rolls has no bank
-        calibration = [roll for roll in calibration if roll.fabric in trained]
-        if not calibration:
-            raise InputError(f"{collection.root}: no fabric with rolls of both kinds; expected one; add some")
-    generator, started = torch.Generator().manual_seed(options.seed), time.perf_counter()
-    detector.fit(rolls.load_rolls(split.train), generator, **arguments)
-    content = {
-        **detector.content(),
-        "seed": options.seed,
-        "seconds": time.perf_counter() - started,
-        "source": collection.source,
-        "fabrics": list(detector.fabrics) or fabrics,
-        "split": checkpoint.describe_split(split),
-    }
-    development = [record for record in split.development if detector.judges(record.fabric)]
-    content |= calibrated(detector, calibration, development)
-    content["made"] = made(_words(options), options.out, detector.device)
-    checkpoint.save_checkpoint(options.out, content)
-    print("\n".join([f"{options.out}:", *model_card.headline(content)]))
-    print_threshold(content)
+    detector, arguments = build_detector(options)
+    data = open_data(options)
+    announce_split(data)
+    workflow.fit(detector, data, options.seed, recorded(options), **arguments)
+    detector.save(options.out)
+    print(f"{options.out}:\n{detector}\n{threshold_line(detector)}")
 
 
-def _detector(options):
+def build_detector(options: argparse.Namespace) -> tuple["Detector", dict[str, Any]]:
     """The detector that the options describe, and what its `fit` is given besides."""
-    if options.detector == "vae":
-        names, kind, how = ("error", "beta", "smoothing", "device"), VAE, {"steps": options.steps}
-    else:
-        names = ("backbone", "per_fabric", "bank_size", "pool_size", "neighbourhood", "smoothing", "device")
-        kind, how = PatchCore, {}
-    detector = kind(**{name: getattr(options, name) for name in names}, normalised=not options.no_normalisation)
-    return detector, {**how, "normal_augmentation": None if options.no_augmentation else NormalAugmentation()}
+    from draem_aitex.training.sampler import NormalAugmentation
+    from draem_aitex.workflow import DETECTORS
 
-
-def _words(options):
-    """The command that was given, but for `--out`, with DIR for the folder."""
-    names = ("steps", "error", "beta", "backbone", "bank_size", "pool_size", "neighbourhood", "smoothing", "seed")
-    given = {"data": options.data and "DIR", **{name: getattr(options, name, None) for name in names}}
-    given["fabric"] = " ".join(options.fabric) or None
-    words = [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
-    words += [f"--{name.replace('_', '-')}" for name in SWITCHES if getattr(options, name, False)]
-    return [f"python -m draem_aitex fit {options.detector}", *words]
+    own = {name: getattr(options, name) for name in BASELINES[options.detector] if name != "steps"}
+    detector = DETECTORS[options.detector](**own, device=options.device, normalised=not options.no_normalisation)
+    arguments = {"steps": options.steps} if options.detector == "vae" else {}
+    return detector, {**arguments, "normal_augmentation": None if options.no_augmentation else NormalAugmentation()}

@@ -1,118 +1,299 @@
-"""What every detector has in common: anomaly maps from 0 to 1, and levels that make the scores of fabrics comparable.
+"""What every detector has in common: predict, calibrate, save, load.
 
-`DraemDetector`, the variational autoencoder and the memory bank derive from `Detector`; evaluation, reports and
-`inspect` ask for nothing else.
+`DraemDetector`, the variational autoencoder and the memory bank derive from `Detector`; evaluation, reports and the
+command line ask for nothing else.
 """
 
+import itertools
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
+import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from draem_aitex.data.patcher import patch_maxima
-from draem_aitex.detectors.calibration import OFFSET_SHARE, held_out_scores, normalised_scores, offsets_of
-from draem_aitex.training.checkpoint import load_checkpoint
+from draem_aitex.data.rolls import Collection, Record, Roll, load_roll, load_rolls, roll_of_array, roll_of_file
+from draem_aitex.detectors.calibration import Calibration, Threshold, held_out_scores, normalised_scores, offsets_of
+from draem_aitex.detectors.prediction import Prediction
+from draem_aitex.errors import InputError
+from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
 from draem_aitex.training.model_card import headline
+
+RATE = 0.01  # false-positive rate that a threshold is set for, where no other is asked for
 
 
 class Detector:
-    """A detector gives every pixel of a roll's fabric a score.
+    """A detector gives every pixel of an image's fabric a score from 0 to 1, and a verdict by its threshold.
 
-    A subclass has a `name`; `kind`, the word by which a checkpoint says which detector it holds; `size_bytes`, the
-    memory of its weights or its banks; `raw_map(image, edges, fabric)`, float32 `(H, W)`, exactly 0 beside the fabric,
-    from 1e-6 to 1 on it, the higher the likelier a defect; and `from_content(content, path, device)`.
+    It comes from `train`, from `load_detector`, or from `fit` of one of the baselines. A subclass has a `name`; `kind`,
+    the word by which a checkpoint says which detector it holds; `size_bytes`, the memory of its weights or its bank;
+    `raw_map`; `content` and `from_content`.
+
+    Example:
+        >>> from draem_aitex import load_detector, load_simulated
+        >>> detector = load_detector("compact_loom", quiet=True).calibrate(load_simulated().calibration[:6], fpr=0.05)
+        >>> 0 < detector.threshold.value < 1
+        True
     """
 
-    name, kind = "detector", None
-    levels = {}  # of calibrated fabrics: code to logit, see `offsets_from`
-    fabrics = ()  # that it can judge; none named: any
-    least = 1  # px of fabric that it needs, either way
-    normalised = True  # False: scores of all fabrics are compared as they are, and every level is 0
+    name: ClassVar[str] = "detector"
+    kind: ClassVar[str] = ""
+    least: int = 1  # px of fabric that it needs, either way
+    normalised: bool = True  # False: scores of all fabrics are compared as they are
+    fabrics: Sequence[str] = ()  # that it can judge; none named: any
+    device: torch.device  # on which it computes
+
+    def __init__(self) -> None:
+        self.offsets: dict[str, float] = {}  # of calibrated fabrics: code to logit, see `calibration.offsets_of`
+        self.threshold: Threshold | None = None
+        self.calibration: Calibration | None = None
+        self.about: dict[str, Any] = {}  # how it was made: source, split, figures, …; goes into its checkpoint
+
+    # What a subclass gives
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the weights or the bank."""
+        raise NotImplementedError
+
+    def raw_map(self, image: np.ndarray, edges: tuple[int, int], fabric: str | None = None) -> np.ndarray:
+        """Scores before normalisation: float32 `(H, W)`, exactly 0 off the fabric, from 1e-6 to 1 on it.
+
+        image: uint8 `(H, W)`; edges: `(start, end)` in columns.
+        """
+        raise NotImplementedError
+
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint needs to hold of this detector: a dict of tensors and plain values."""
+        raise NotImplementedError
 
     @classmethod
-    def load(cls, path, device="cpu", quiet=False, **options):
-        """The detector of a checkpoint file, and the file's content: `(detector, content)`; prints what it is.
+    def from_content(cls, content: dict[str, Any], path: Path | str, device: str = "auto", **options: Any) -> Self:
+        """The detector of a checkpoint's content, not calibrated. path: of the file, for messages."""
+        raise NotImplementedError
 
-        options: of the subclass. Raises `InputError` for a file that holds another detector.
+    # What they have in common
+
+    @classmethod
+    def load(cls, path: Path | str, device: str = "auto", quiet: bool = False, **options: Any) -> Self:
+        """The detector of a checkpoint file, with its calibration; prints what it is, unless `quiet`.
+
+        options: of the subclass. Raises `InputError` for a file that is no checkpoint or holds another detector.
         """
-        content = opened(path, quiet, cls.kind)
-        return cls.from_content(content, path, device, **options), content
+        return cls.restored(load_checkpoint(path, cls.kind), path, device, quiet, **options)
 
-    def judges(self, fabric):
+    @classmethod
+    def restored(
+        cls, content: dict[str, Any], path: Path | str, device: str = "auto", quiet: bool = False, **options: Any
+    ) -> Self:
+        """`load`, from a content that was read already."""
+        detector = cls.from_content(content, path, device, **options)
+        own = {"format", "training", "fabric_offsets", "threshold", "calibration", *detector.content()}
+        detector.about = {name: value for name, value in content.items() if name not in own or name in detector.about}
+        detector.offsets = dict(content.get("fabric_offsets", {}))
+        if "threshold" in content:
+            detector.threshold = Threshold(**content["threshold"])
+        if "calibration" in content:
+            kept = content["calibration"]
+            detector.calibration = Calibration(np.array(kept["scores"]), kept["rolls"])
+        if not quiet:
+            print(f"{Path(path).name}:\n{detector}")
+        return detector
+
+    def save(self, path: Path | str) -> None:
+        """Write the detector, its calibration and what is known of it to one file, atomically.
+
+        Every command takes that file, and `load_detector` reads it.
+
+        Args:
+            path: File to write; a detector that lies there is replaced.
+
+        Raises:
+            InputError: The folder is missing, the disk is full, or `path` holds a training that is not finished, which
+                could then not go on.
+
+        Example:
+            >>> import tempfile; from draem_aitex import load_detector
+            >>> load_detector("compact_loom", quiet=True).save(tempfile.mkdtemp() + "/mine.pt")
+        """
+        if Path(path).exists() and "training" in load_checkpoint(path):
+            raise InputError(f"{path}: holds a training that is not finished; expected another name; choose one")
+        save_checkpoint(path, self._whole())
+
+    def _whole(self) -> dict[str, Any]:
+        content = {**self.content(), **self.about, "fabric_offsets": self.offsets}
+        if self.threshold is not None:
+            content["threshold"] = asdict(self.threshold)
+        if self.calibration is not None:
+            content["calibration"] = {"scores": self.calibration.scores.tolist(), "rolls": self.calibration.rolls}
+        return content
+
+    def __str__(self) -> str:
+        return "\n".join(headline(self._whole()))
+
+    def judges(self, fabric: str | None) -> bool:
         """Whether it can judge rolls of this fabric at all; a bank for each fabric cannot judge others."""
         return not self.fabrics or fabric in self.fabrics
 
-    def raw_maps(self, rolls):
+    def is_calibrated(self, fabric: str | None) -> bool:
+        """Whether scores of this fabric are comparable with the threshold; others are given as they are."""
+        return fabric in self.offsets
+
+    def calibrate(self, data: Collection | Iterable[Record | Roll], fpr: float | None = None) -> Self:
+        """Take offsets and threshold from normal rolls that were not trained on.
+
+        Some fabrics are livelier than others, and a detector says so in every score; the offsets make the scores of
+        different fabrics comparable. For the threshold each roll is normalised by the *other* rolls of its fabric.
+
+        Args:
+            data: A `Collection`, whose calibration part is used, or normal rolls.
+            fpr: False-positive rate wanted, a share of patches. None asks for 0.01, or, with a warning, for the least
+                that so few patches can promise.
+
+        Returns:
+            The detector itself, with `offsets`, `calibration` and `threshold`.
+
+        Raises:
+            InputError: A roll has a defect, there is no patch of 256 x 256 pixels, or `fpr` is finer than the patches
+                can promise.
+
+        Example:
+            >>> from draem_aitex import load_detector, load_simulated
+            >>> detector = load_detector("compact_loom", quiet=True).calibrate(load_simulated().calibration[:2], 0.1)
+        """
+        rolls = _loaded(data.calibration if isinstance(data, Collection) else data)
+        for roll in rolls:
+            if roll.defect != "000" or (roll.mask is not None and roll.mask.any()):
+                raise InputError(
+                    f"{roll.name}: a roll with a defect, {roll.defect}; expected normal calibration rolls; leave it out"
+                )
+        rolls = [roll for roll in rolls if self.judges(roll.fabric)]
+        scores, fabrics = self.raw_patch_scores(rolls), [roll.fabric for roll in rolls]
+        if not sum(map(len, scores)):
+            raise InputError(
+                f"calibration: no patch of 256 x 256 pixels of fabric in {len(rolls)} rolls; expected normal rolls "
+                "kept back for it; give some, or larger images"
+            )
+        self.offsets = offsets_of(scores, fabrics) if self.normalised else dict.fromkeys(sorted(set(fabrics)), 0.0)
+        held_out = held_out_scores(scores, fabrics, self.offsets) if self.normalised else scores
+        self.calibration = Calibration(np.sort(np.concatenate(held_out).astype(np.float64))[::-1], len(rolls))
+        if fpr is None and self.calibration.finest_rate > RATE:
+            fpr = self.calibration.finest_rate
+            warnings.warn(
+                f"{len(self.calibration.scores)} calibration patches are too few to promise a false-positive rate of "
+                f"{RATE:.0%}; the threshold is for {fpr:.1%}, the least that they can promise",
+                stacklevel=2,
+            )
+        self.threshold = self.calibration.threshold(RATE if fpr is None else fpr)
+        return self
+
+    def predict(
+        self,
+        image: Path | str | np.ndarray | Roll | Record,
+        *,
+        fabric: str | None = None,
+        edges: tuple[int, int] | None = None,
+    ) -> Prediction:
+        """Judge one image: anomaly map, score, verdict, regions.
+
+        Scores are moved so that normal fabric of every kind scores alike (`calibrate`). Where the fabric is not named
+        they stay as they are, and so they do, with a warning, for a fabric that was not calibrated.
+
+        Args:
+            image: A file, an array, a loaded roll or a record of one.
+            fabric: Fabric code; by default the roll's, or the one in an AITEX file name.
+            edges: First and last column of the fabric, half open; by default the roll's, or found in the image; all of
+                it where no fabric is found, which a note says.
+
+        Shapes:
+            image: uint8 `(H, W)`, grey, for an array. The prediction's map: float32 `(H, W)`.
+
+        Returns:
+            A `Prediction`: `.map`, `.score`, `.is_defective`, `.regions`, `.overlay`.
+
+        Raises:
+            InputError: The file cannot be read, the array is no grey image, or the detector cannot judge it.
+
+        Example:
+            >>> from draem_aitex import load_detector, load_simulated
+            >>> print(load_detector("compact_loom", quiet=True).predict(load_simulated().test[-1]).is_defective)
+            True
+        """
+        roll, notes = _as_roll(image, fabric, edges)
+        self.check(roll)
+        (anomaly_map,) = self.maps([roll])
+        threshold = None if self.threshold is None else self.threshold.value
+        normalised = self.is_calibrated(roll.fabric)
+        return Prediction(roll.image, anomaly_map, roll.edges, roll.fabric, normalised, threshold, tuple(notes))
+
+    def check(self, roll: Roll, name: str = "") -> None:
+        """Raise `InputError` for a roll that the detector cannot judge. name: for the message; the roll's by default."""
+        name, (height, width) = name or roll.name, (len(roll.image), roll.edges[1] - roll.edges[0])
+        if not self.judges(roll.fabric):
+            raise InputError(
+                f"{name}: fabric {roll.fabric or 'not named'}; expected one of {', '.join(self.fabrics)}, which alone "
+                "this detector can judge; name it, or leave the image out"
+            )
+        if min(height, width) < self.least:
+            raise InputError(
+                f"{name}: {height} x {width} pixels of fabric; expected {self.least} x {self.least} or more for "
+                f"{self.name}; leave it out"
+            )
+
+    def maps(self, rolls: Iterable[Roll], quiet: bool = True) -> Iterator[np.ndarray]:
+        """The normalised anomaly map of each roll, in their order; a progress bar besides unless `quiet`.
+
+        rolls may be a generator: they are taken as they are needed, several together where memory allows.
+        """
+        rolls, ahead = itertools.tee(rolls) if isinstance(rolls, Iterator) else (rolls, rolls)
+        total = len(rolls) if isinstance(rolls, Sequence) else None
+        bar = tqdm(self.raw_maps(ahead), desc="predicting", unit="roll", total=total, disable=quiet)
+        for roll, scores in zip(rolls, bar, strict=True):
+            yield self._normalised(scores, roll)
+
+    def raw_maps(self, rolls: Iterable[Roll]) -> Iterator[np.ndarray]:
         """`raw_map` of many rolls, a generator in their order."""
         for roll in rolls:
             yield self.raw_map(roll.image, roll.edges, roll.fabric)
 
-    def predict(self, image, edges, fabric=None):
-        """Anomaly map of a roll: float32 `(H, W)`, exactly 0 beside the fabric, from 1e-6 to 1 on it.
-
-        image: uint8 `(H, W)`; edges: `(start, end)` in columns. fabric: the roll's fabric code. Its logits are moved so
-        that flawless cloth of every fabric reaches the same level, the median of all fabrics'. For None they stay as
-        they are, and so they do, with a warning, for a fabric that was not calibrated.
-        """
-        return self._normalised(self.raw_map(image, edges, fabric), edges, fabric)
-
-    def predict_rolls(self, rolls, quiet=True):
-        """`predict` for many rolls, a bar besides unless `quiet`: a generator of maps, in the rolls' order.
-
-        rolls: list of `fabric.Roll`; several may be worked on together, see the subclass.
-        """
-        bar = tqdm(self.raw_maps(rolls), desc="predicting", unit="roll", total=len(rolls), disable=quiet)
-        for roll, scores in zip(rolls, bar, strict=True):
-            yield self._normalised(scores, roll.edges, roll.fabric)
-
-    def is_calibrated(self, fabric):
-        """Whether scores of this fabric are comparable with the threshold; others are given as they are."""
-        return fabric in self.offsets
-
-    def raw_patch_scores(self, rolls):
+    def raw_patch_scores(self, rolls: Sequence[Roll]) -> list[np.ndarray]:
         """The patch scores of each roll, not normalised: a list of float32 `(N,)`."""
-        return [patch_maxima(found, roll.edges) for found, roll in zip(self.raw_maps(rolls), rolls, strict=True)]
+        return [patch_maxima(scores, roll.edges) for scores, roll in zip(self.raw_maps(rolls), rolls, strict=True)]
 
-    def offsets_from(self, rolls, share=OFFSET_SHARE):
-        """How high flawless cloth of each fabric scores: the logit that `share` of its patches exceed.
-
-        Some cloths are livelier than others, and a detector says so in every score. Taken from calibration rolls, which
-        were not trained on, the levels make the scores of different fabrics comparable (`predict`).
-
-        rolls: list of `fabric.Roll`, defect-free. Returns a dict of fabric code to logit.
-        """
-        if not self.normalised:
-            return dict.fromkeys(sorted({roll.fabric for roll in rolls}), 0.0)
-        return offsets_of(self.raw_patch_scores(rolls), [roll.fabric for roll in rolls], share)
-
-    def held_out_patch_scores(self, rolls):
-        """Patch scores of calibration rolls, each normalised by what the *others* say of its fabric.
-
-        Levelled by itself a roll would look quieter than a new one does, and a threshold from such scores would promise
-        too much. Where a fabric has no other roll, its own must do. rolls: list of `fabric.Roll`, those that the levels
-        were taken from. Returns a list of float32 `(N,)`.
-        """
-        scores = self.raw_patch_scores(rolls)
-        return held_out_scores(scores, [roll.fabric for roll in rolls], self.offsets) if self.normalised else scores
-
-    def _normalised(self, scores, edges, fabric):
-        if not self.is_calibrated(fabric):
-            if self.offsets and fabric is not None:
-                known = ", ".join(self.offsets)
-                warnings.warn(
-                    f"fabric {fabric}: not calibrated (known: {known}); scored as is, and the threshold's false-alarm "
-                    "rate does not hold for it",
-                    stacklevel=3,
-                )
-            return scores
-        cloth = scores[:, slice(*edges)]
-        cloth[...] = normalised_scores(cloth, self.offsets, fabric)
+    def _normalised(self, scores: np.ndarray, roll: Roll) -> np.ndarray:
+        if self.is_calibrated(roll.fabric):
+            on_fabric = scores[:, slice(*roll.edges)]
+            on_fabric[...] = normalised_scores(on_fabric, self.offsets, roll.fabric)
+        elif self.offsets and roll.fabric:
+            warnings.warn(
+                f"fabric {roll.fabric}: not calibrated (known: {', '.join(self.offsets)}); scored as is, and the "
+                "threshold's false-positive rate does not hold for it",
+                stacklevel=3,
+            )
         return scores
 
 
-def opened(path, quiet=False, kind=None):
-    """The content of a checkpoint file, see `load_checkpoint`; prints what it is, unless `quiet`."""
-    content = load_checkpoint(path, kind)
-    if not quiet:
-        print("\n".join([f"{Path(path).name}:", *headline(content)]))
-    return content
+def _loaded(rolls: Iterable[Record | Roll]) -> list[Roll]:
+    given = list(rolls)
+    records = iter(load_rolls([roll for roll in given if isinstance(roll, Record)]))
+    return [next(records) if isinstance(roll, Record) else roll for roll in given]
+
+
+def _as_roll(image: Any, fabric: str | None, edges: tuple[int, int] | None) -> tuple[Roll, list[str]]:
+    """Whatever `predict` takes, as a roll, and notes about it."""
+    if isinstance(image, str | Path):
+        return roll_of_file(image, fabric, edges)
+    if isinstance(image, np.ndarray):
+        return roll_of_array(image, fabric, edges=edges)
+    if isinstance(image, Record):
+        image = load_roll(image)
+    if not isinstance(image, Roll):
+        raise InputError(
+            f"image: {type(image).__name__}; expected a path, a uint8 array (H, W) or a roll; read it with load_aitex"
+        )
+    given = {"fabric": fabric, "edges": edges}
+    return replace(image, **{name: value for name, value in given.items() if value is not None}), []

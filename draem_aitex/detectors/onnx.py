@@ -1,60 +1,66 @@
-"""A detector as one ONNX file, which needs neither PyTorch nor this library: grey levels in, anomaly map out."""
+"""DRAEM as one ONNX file, which needs neither PyTorch nor this library: grey levels in, anomaly map out."""
 
 import io
 import json
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from draem_aitex.detectors.draem import FLOOR
+from draem_aitex.detectors.calibration import FLOOR
+from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.detectors.tiling import smallest_tile
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
-from draem_aitex.training.model_card import headline
 
 OPSET = 17  # of ONNX; read by ONNX Runtime 1.12 (2022) and newer
 
 
-class WholePicture(nn.Module):
-    """`DraemDetector.predict` for the fabric part of a picture, in operations that ONNX has.
+class WholeImage(nn.Module):
+    """`Detector.maps` for the fabric part of an image, in operations that ONNX has.
 
-    image: uint8 `(H, W)`, grey levels, any H and W; fabric: int64 `(1,)`, the place of the picture's fabric in the list
+    image: uint8 `(H, W)`, grey levels, any H and W; fabric: int64 `(1,)`, the number of the image's fabric in the list
     of calibrated fabrics, -1 for any other. Returns float32 `(H, W)` from 1e-6 to 1. What lies on the poolings' grid is
-    seen in one pass, rows and columns left over at the end by passes that end with the picture (`inference.windows`).
+    seen in one pass, rows and columns left over at the end by passes that end with the image (`tiling.tiles`).
 
     The exporter follows one example and writes down what was done with its sides; so there are sums here and no ifs.
     """
 
-    def __init__(self, detector):
+    factors: torch.Tensor
+
+    def __init__(self, detector: DraemDetector) -> None:
         super().__init__()
         self.model = detector.model
         config = self.model.config
         self.multiple, self.last = config.multiple, smallest_tile(config.receptive_field, config.multiple)
-        levels = list(detector.offsets.values())
-        factors = [float(np.exp(np.median(levels) - level)) for level in levels]
-        self.register_buffer("factors", torch.tensor([*factors, 1.0]))  # the last one is that of place -1
+        offsets = list(detector.offsets.values())
+        factors = [float(np.exp(np.median(offsets) - offset)) for offset in offsets]
+        self.register_buffer("factors", torch.tensor([*factors, 1.0]))  # the last one is that of number -1
 
-    def forward(self, image, fabric):
+    def forward(self, image: torch.Tensor, fabric: torch.Tensor) -> torch.Tensor:
         height, width = image.shape
         rows, columns = (self._mirrored(side) for side in (height, width))
         padded = (image[None, None].float() / 255).index_select(2, rows).index_select(3, columns)
+        padded = padded.expand(-1, self.model.config.channels, -1, -1)
         scores = self._both_ends(padded, 2, lambda part: self._both_ends(part, 3, self._score))
         scores = scores[0, 0, :height, :width]
         factor = self.factors[fabric]
         return (scores * factor / (1 + scores * (factor - 1))).clamp(FLOOR, 1)
 
-    def _score(self, part):
+    def _score(self, part: torch.Tensor) -> torch.Tensor:
         """Scores `(1, 1, H, W)` of a part whose sides lie on the grid."""
         reconstruction = self.model.reconstructive(part)
         logits = self.model.discriminative(torch.cat([reconstruction, part], dim=1))
         logits = logits[:, 1:] - logits[:, :1] if self.model.config.classes == 2 else logits
         return torch.sigmoid(logits).clamp_min(FLOOR)
 
-    def _both_ends(self, picture, axis, score):
-        """Score what fills the grid from the beginning and, beside it, a window that ends with the picture."""
-        side = picture.shape[axis]
+    def _both_ends(self, image: torch.Tensor, axis: int, score: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Score what fills the grid from the beginning and, beside it, a tile that ends with the image."""
+        side = image.shape[axis]
         whole, over = side - side % self.multiple, side % self.multiple > 0
         last = whole + (self.last - whole) * (self.last < whole)
         last = last * over + self.multiple * (side % self.multiple == 0)  # nothing left over: a small one, not used
@@ -62,41 +68,40 @@ class WholePicture(nn.Module):
         before, behind = slice(0, whole), slice(side - last, side)
         kept, rest = slice(0, cut), slice(cut - (side - last), last)
         if axis == 2:
-            parts = score(picture[:, :, before])[:, :, kept], score(picture[:, :, behind])[:, :, rest]
+            parts = score(image[:, :, before])[:, :, kept], score(image[:, :, behind])[:, :, rest]
         else:
-            parts = score(picture[..., before])[..., kept], score(picture[..., behind])[..., rest]
+            parts = score(image[..., before])[..., kept], score(image[..., behind])[..., rest]
         return torch.cat(parts, dim=axis)
 
-    def _mirrored(self, side):
-        """Indices of a side, mirrored until it has a place on the grid: what `networks.mirror_to_multiple` does."""
+    def _mirrored(self, side: int) -> torch.Tensor:
+        """Indices of a side, mirrored until it fills the grid once: what `model.draem.mirror_to_multiple` does."""
         length = side + (self.multiple - side) * (side < self.multiple)
         period = 2 * (side - 1) + (side == 1)
         index = torch.arange(length) % period
         return torch.minimum(index, period - index)
 
 
-def export(detector, content, path):
-    """Write a detector as ONNX, atomically; what a user must know goes into the file's metadata. Returns its bytes.
+def export(detector: DraemDetector, path: Path | str) -> int:
+    """Write a calibrated detector as ONNX, atomically; what a user must know goes into the file's metadata.
 
-    detector, content: of `DraemDetector.load`, on the CPU, its training finished. The metadata are texts: `threshold`,
-    `wanted_fpr`, `fabrics` (a JSON list, in the order of the input `fabric`), `pixels`, `source`,
-    `checkpoint`. Raises `InputError` where the package onnx is missing or the networks take colour.
+    detector: on the CPU. The metadata are texts: `threshold`, `wanted_fpr`, `fabrics` (a JSON list, in the order of the
+    input `fabric`), `pixels`, `source`, `checkpoint`. Returns the file's bytes. Raises `InputError` where the package
+    onnx is missing or the detector has no threshold.
     """
     onnx = _onnx()
-    if detector.model.config.channels != 1:
-        raise InputError(f"networks of {detector.model.config.channels} channels; expected 1, grey; train such ones")
-    threshold = content["threshold"]
-    model = onnx.load_from_string(_traced(WholePicture(detector).eval()))
+    if detector.threshold is None:
+        raise InputError("detector: no threshold; expected a calibrated one; call its calibrate(data) first")
+    model = onnx.load_from_string(_traced(WholeImage(detector).eval()))
     model.doc_string = "DRAEM, a detector of fabric defects. A pixel scores the probability of a defect."
     texts = {
-        "threshold": repr(threshold["value"]),
-        "wanted_fpr": repr(threshold["wanted"]),
+        "threshold": repr(detector.threshold.value),
+        "wanted_fpr": repr(detector.threshold.wanted),
         "fabrics": json.dumps(list(detector.offsets)),
         "pixels": "image: uint8 (H, W), grey, 0 black, 255 white, the fabric alone without what lies beside it; "
-        "fabric: int64 (1,), its place in fabrics, -1 for another; "
+        "fabric: int64 (1,), its number in fabrics, -1 for another; "
         "anomaly_map: float32 (H, W), 1e-6 to 1, defective above threshold",
-        "source": content.get("source", "rolls of your own"),
-        "checkpoint": "; ".join(headline(content)),
+        "source": detector.about.get("source", "rolls of your own"),
+        "checkpoint": str(detector).replace("\n", "; "),
     }
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model, full_check=True)
@@ -105,7 +110,7 @@ def export(detector, content, path):
     return len(data)
 
 
-def _onnx():
+def _onnx() -> Any:
     try:
         import onnx
     except ImportError:
@@ -115,7 +120,7 @@ def _onnx():
     return onnx
 
 
-def _traced(model):
+def _traced(model: nn.Module) -> bytes:
     """By PyTorch's older exporter, which traces: its successor would need one more package, onnxscript."""
     buffer = io.BytesIO()
     example = torch.zeros(40, 52, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)

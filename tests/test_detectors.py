@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,10 +8,11 @@ import torch
 
 from draem_aitex.data.patcher import patch_maxima
 from draem_aitex.data.rolls import Roll
-from draem_aitex.detectors import calibration, draem, tiling
-from draem_aitex.detectors.calibration import logit
+from draem_aitex.detectors import draem, tiling
+from draem_aitex.detectors.calibration import logit, offsets_of
 from draem_aitex.errors import InputError
 from draem_aitex.model.draem import build_draem
+from draem_aitex.model.unet import NetworkConfig
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def picture(width, height=64):
 @pytest.mark.parametrize(
     ("most", "margin", "multiple"), [(2176, 176, 16), (1, 176, 16), (700, 40, 8), (99999, 420, 32)]
 )
-def test_windows_cover_every_column_once_and_with_context(width, most, margin, multiple):
+def test_tiles_cover_every_column_once_and_with_context(width, most, margin, multiple):
     found = tiling.tiles(width, most, margin, multiple)
     assert [own[0] for _, own in found] == [0] + [own[1] for _, own in found[:-1]] and found[-1][1][1] == width
     grid = found[:-1] if width % multiple and len(found) > 1 else found
@@ -40,7 +42,7 @@ def test_windows_cover_every_column_once_and_with_context(width, most, margin, m
         assert last - own_last >= min(margin, (width - 3 * multiple) // 2) or own_last == width
 
 
-def test_reach_is_what_can_matter_to_a_pixel(model):
+def test_the_receptive_field_is_what_can_matter_to_a_pixel(model):
     """Cloth beyond it may be anything; of cloth nearby the networks do see something."""
     reach = model.config.receptive_field
     generator = torch.Generator().manual_seed(0)
@@ -90,7 +92,7 @@ def test_many_rolls_are_scored_as_each_by_itself(model):
     alone = [draem.anomaly_map(model, roll.image, roll.edges) for roll in rolls]
     for memory in (1, 30, 1000):
         detector = draem.DraemDetector(model, memory_mb=memory)
-        for one, together in zip(alone, detector.predict_rolls(rolls), strict=True):
+        for one, together in zip(alone, detector.maps(rolls), strict=True):
             assert np.abs(one - together).max() < 1e-5
 
 
@@ -99,16 +101,17 @@ def test_the_memory_bound_holds():
     """In a process of its own: what the networks add to what was held before stays under the bound."""
     code = """
 import numpy as np
-from draem_aitex import inference, networks
+from draem_aitex.detectors import draem
+from draem_aitex.model.draem import build_draem
 
 def held(what):  # getrusage's peak would be that of the process which started this one
     return next(int(line.split()[1]) / 2**10 for line in open("/proc/self/status") if line.startswith(what + ":"))
 
-model = networks.build_draem("compact").eval()
+model = build_draem("compact").eval()
 image = np.random.default_rng(0).integers(0, 255, (256, 16384)).astype(np.uint8)
-inference.anomaly_map(model, image[:, :512], (0, 512), 600)
+draem.anomaly_map(model, image[:, :512], (0, 512), 600)
 before = held("VmRSS")
-scores = inference.anomaly_map(model, image, (0, 16384), 600)
+scores = draem.anomaly_map(model, image, (0, 16384), 600)
 print(held("VmHWM") - before - scores.nbytes / 2**20)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -117,7 +120,9 @@ print(held("VmHWM") - before - scores.nbytes / 2**20)
 
 def test_sixteen_bits_change_scores_little(model):
     image = picture(400)
-    full, half = (draem.DraemDetector(model, bfloat16=bits).predict(image, (0, 400)) for bits in (False, True))
+    full, half = (
+        draem.DraemDetector(model, bfloat16=bits).predict(image, edges=(0, 400)).map for bits in (False, True)
+    )
     assert half.dtype == np.float32 and 0 < np.abs(full - half).max() < 0.02
 
 
@@ -138,53 +143,115 @@ def test_wrong_pictures_are_named(model):
         draem.DraemDetector(model, memory_mb=0)
 
 
-def test_levels_make_flawless_cloth_of_every_fabric_equal(model):
-    """Two cloths, one livelier: normalised, the same share of either's patches lies above the common level."""
-    rolls = [
+def two_fabrics():
+    """Two rolls of two fabrics, one livelier."""
+    return [
         Roll(name, name, "000", np.clip(picture(2048, 256) * contrast, 0, 255).astype(np.uint8), (0, 2048), None)
         for name, contrast in (("00", 0.2), ("01", 0.9))
     ]
-    levels = draem.DraemDetector(model).offsets_from(rolls, share=0.25)
-    detector = draem.DraemDetector(model, levels)
-    common = 1 / (1 + np.exp(-np.median(list(levels.values()))))
-    assert abs(levels["00"] - levels["01"]) > 1e-4
+
+
+def test_offsets_make_normal_fabric_of_every_kind_equal(model):
+    """Normalised, the same share of either fabric's patches lies above the common offset."""
+    rolls = two_fabrics()
+    detector = draem.DraemDetector(model)
+    detector.offsets = offsets = offsets_of(detector.raw_patch_scores(rolls), ["00", "01"], share=0.25)
+    common = 1 / (1 + np.exp(-np.median(list(offsets.values()))))
+    assert abs(offsets["00"] - offsets["01"]) > 1e-4
     for roll in rolls:
-        maxima = patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges)
+        maxima = patch_maxima(detector.predict(roll).map, roll.edges)
         assert (maxima > common).sum() == 2, "a quarter of eight patches"
         raw = draem.anomaly_map(detector.model, roll.image, roll.edges)
         assert detector.is_calibrated(roll.fabric)
-        assert np.array_equal(detector.predict(roll.image, roll.edges), raw)
+        assert np.array_equal(detector.predict(roll.image, edges=roll.edges).map, raw)
         with pytest.warns(UserWarning, match="fabric 77: not calibrated"):
-            assert np.array_equal(detector.predict(roll.image, roll.edges, "77"), raw)
+            assert np.array_equal(detector.predict(roll, fabric="77").map, raw)
 
 
-def test_calibration_rolls_are_levelled_by_the_others(model):
-    """By hand: of two rolls of a fabric each gets the other's level; the only roll of another keeps its own."""
+def test_calibration_rolls_are_normalised_by_the_others(model):
+    """By hand: of two rolls of a fabric each gets the other's offset; the only roll of another keeps its own."""
     rolls = [
         Roll(str(index), code, "000", np.clip(picture(1024 + 256 * index, 256) * contrast, 0, 255).astype(np.uint8),
              (0, 1024 + 256 * index), None)
         for index, (code, contrast) in enumerate((("00", 0.2), ("00", 0.9), ("01", 0.5)))
     ]  # fmt: skip
-    levels = draem.DraemDetector(model).offsets_from(rolls)
-    detector = draem.DraemDetector(model, levels)
-    alone = [detector.offsets_from([roll])[roll.fabric] for roll in rolls]
+    detector = draem.DraemDetector(model).calibrate(rolls, fpr=0.5)
     raw = detector.raw_patch_scores(rolls)
-    for index, level in enumerate((alone[1], alone[0], alone[2])):
-        moved = logit(raw[index]) + np.median(list(levels.values())) - level
-        held_out = detector.held_out_patch_scores(rolls)[index]
-        assert held_out == pytest.approx(1 / (1 + np.exp(-moved)), abs=1e-5)
-    together = np.sort(np.concatenate(detector.held_out_patch_scores(rolls)))[::-1]
-    assert np.array_equal(calibration.calibration_scores(detector, rolls).scores, together.astype(np.float64))
+    alone = [offsets_of([scores], ["00"])["00"] for scores in raw]
+    by_hand = []
+    for scores, offset in zip(raw, (alone[1], alone[0], alone[2]), strict=True):
+        moved = logit(scores) + np.median(list(detector.offsets.values())) - offset
+        by_hand.append(1 / (1 + np.exp(-moved)))
+    together = np.sort(np.concatenate(by_hand))[::-1]
+    assert detector.calibration.scores == pytest.approx(together, abs=1e-5) and detector.calibration.rolls == 3
+    k = (len(together) + 1) // 2
+    assert detector.threshold.value == detector.calibration.scores[k - 1]
 
 
-def test_levelled_scores_keep_their_order_and_range(model):
+def test_normalised_scores_keep_their_order_and_range(model):
     image = picture(600)
-    detector = draem.DraemDetector(model, {"00": -40.0, "01": 0.0, "02": 40.0})
+    detector = draem.DraemDetector(model)
+    detector.offsets = {"00": -40.0, "01": 0.0, "02": 40.0}
     raw = draem.anomaly_map(detector.model, image, (50, 600))
     assert np.abs(raw - draem.anomaly_map(model, image, (50, 600))).max() < 1e-5, "folded batch norms"
     for code in detector.offsets:
-        scores = detector.predict(image, (50, 600), code)
+        scores = detector.predict(image, edges=(50, 600), fabric=code).map
         assert scores.dtype == np.float32 and not scores[:, :50].any()
         assert scores[:, 50:].min() > 0 and scores.max() <= 1
         order = np.argsort(raw[:, 50:].ravel())
         assert (np.diff(scores[:, 50:].ravel()[order]) >= 0).all()
+
+
+def test_three_channels_see_grey_three_times():
+    """Networks of the authors' shape judge grey fabric: their maps are those of the image as grey colour."""
+    config = NetworkConfig(channels=3, reconstructive=(4, 8), discriminative=(4, 8))
+    detector = draem.DraemDetector(build_draem(config, seed=1))
+    image = picture(96)
+    with torch.inference_mode():
+        colour = (torch.from_numpy(image)[None, None] / 255).expand(1, 3, -1, -1)
+        expected = torch.sigmoid(detector.model(colour)[1])[0, 0].numpy()
+    assert np.abs(detector.predict(image, edges=(0, 96)).map - expected).max() < 1e-5
+
+
+def test_too_little_memory_is_one_line(model, monkeypatch):
+    detector = draem.DraemDetector(model)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(detector.model, "forward", full)
+    with pytest.raises(InputError, match="memory"):
+        detector.predict(picture(64), edges=(0, 64))
+
+
+def test_calibration_says_what_it_cannot_promise(model):
+    rolls = two_fabrics()
+    with pytest.warns(UserWarning, match="16 calibration patches are too few .* for 5.9%"):
+        detector = draem.DraemDetector(model).calibrate(rolls)
+    assert detector.threshold.wanted == pytest.approx(1 / 17)
+    with pytest.raises(InputError, match="fpr: 0.01; expected 0.058"):
+        detector.calibrate(rolls, fpr=0.01)
+    with pytest.raises(InputError, match="a roll with a defect, 019"):
+        detector.calibrate([replace(rolls[0], defect="019")])
+    with pytest.raises(InputError, match="no patch of 256 x 256"):
+        detector.calibrate([replace(rolls[0], edges=(0, 200))])
+
+
+def test_predict_names_what_it_cannot_take(model):
+    detector = draem.DraemDetector(model)
+    for wrong in ([[1, 2]], 7, None):
+        with pytest.raises(InputError, match="image: .*; expected a path"):
+            detector.predict(wrong)
+    with pytest.raises(InputError, match="expected uint8"):
+        detector.predict(np.zeros((64, 64)), edges=(0, 64))
+    with pytest.raises(InputError, match="call its calibrate"):
+        detector.predict(picture(64), edges=(0, 64)).regions  # noqa: B018
+
+
+def test_convolutions_in_float32_are_not_tf32(model, monkeypatch):
+    detector, seen = draem.DraemDetector(model), []
+    forward = detector.model.forward
+    monkeypatch.setattr(detector.model, "forward", lambda x: seen.append(torch.backends.cudnn.allow_tf32) or forward(x))
+    before = torch.backends.cudnn.allow_tf32
+    detector.predict(picture(64), edges=(0, 64))
+    assert seen == [False] and torch.backends.cudnn.allow_tf32 == before

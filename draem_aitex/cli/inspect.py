@@ -1,0 +1,122 @@
+"""`inspect`: a map, an overlay and a line for each image, and JSON where asked for.
+
+All images are read before anything is written. Status 3 with --fail-on-defect, where an image is defective.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from draem_aitex.cli.shared import (
+    DEFECTIVE,
+    add_checkpoint,
+    check_writable,
+    lines_about,
+    open_detector,
+    write_array,
+    write_image,
+    write_json,
+)
+from draem_aitex.errors import InputError
+
+if TYPE_CHECKING:
+    from draem_aitex.detectors.prediction import Prediction
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of images")
+    add_checkpoint(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where maps and overlays go")
+    parser.add_argument("--fabric", metavar="FF", help="the images' fabric, where their names do not say it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write score, verdict and regions of each image")
+    parser.add_argument("--fail-on-defect", action="store_true", help="exit status 3 where an image is defective")
+
+
+def run(options: argparse.Namespace) -> int:
+    from draem_aitex.data.rolls import roll_of_file
+
+    paths = find_images(options.images, options.out)
+    if options.json is not None and options.json.parent != options.out:  # that folder may be new
+        check_writable(options.json, ".json", paths)
+    rolls = [roll_of_file(path, options.fabric) for path in paths]
+    detector = open_detector(options)
+    known = ", ".join(detector.offsets) or "none"
+    if options.fabric is not None and not detector.is_calibrated(options.fabric):
+        raise InputError(f"--fabric {options.fabric}: not calibrated; expected one of {known}, or leave it out")
+    for path, (roll, _) in zip(paths, rolls, strict=True):
+        detector.check(roll, str(path))
+    print("\n".join(lines_about(options, detector)), file=sys.stderr)
+    strangers = sum(not detector.is_calibrated(roll.fabric) for roll, _ in rolls)
+    if strangers:
+        print(
+            f"note: {strangers} of {len(paths)} images name no calibrated fabric ({known}): scored as is, and the "
+            "threshold's false-positive rate does not hold for them; --fabric names it",
+            file=sys.stderr,
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    records = []
+    for path, (roll, notes) in zip(paths, rolls, strict=True):
+        fabric = roll.fabric if detector.is_calibrated(roll.fabric) or detector.fabrics else ""
+        result = detector.predict(roll, fabric=fabric)
+        write_array(options.out / f"{path.stem}.npy", result.map)
+        write_image(options.out / f"{path.stem}.png", result.overlay)
+        records.append(record(path, result, roll.fabric, notes))
+        print_record(records[-1])
+    write_json(options.json, {"checkpoint": Path(options.checkpoint).name, "images": records})
+    defective = any(found["verdict"] == "defective" for found in records)
+    return DEFECTIVE if options.fail_on_defect and defective else 0
+
+
+def find_images(paths: list[Path], out: Path) -> list[Path]:
+    """The image files that `paths`, files and folders in any mixture, stand for; folders by file name.
+
+    out: the folder of the results NAME.npy and NAME.png. Raises `InputError` for a folder without images, for two
+    images of one name, and for an image that its own result would replace.
+    """
+    from draem_aitex.data.images import SUFFIXES, images_in
+
+    found: list[Path] = []
+    for path in paths:
+        inside = images_in(path) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"{path}: a folder without images; expected {', '.join(SUFFIXES)}; give another one")
+        found += inside
+    stems = Counter(path.stem for path in found)
+    twice = [path for path in found if stems[path.stem] > 1]
+    if len(set(twice)) == 1:
+        raise InputError(f"{twice[0]}: given twice; expected every image once; leave one out")
+    if twice:
+        first, second = twice[0], next(path for path in twice[1:] if path.stem == twice[0].stem)
+        raise InputError(f"{first} and {second}: one name for two results; expected different names; rename one")
+    for path in found:
+        if path.resolve() == (out / f"{path.stem}.png").resolve():
+            raise InputError(f"{path}: its own result would replace it; expected another folder; choose another --out")
+    return found
+
+
+def record(path: Path, result: "Prediction", fabric: str, notes: list[str]) -> dict[str, Any]:
+    """What was found in one image: a dict of plain values, for JSON."""
+    return {
+        "path": str(path),
+        "score": result.score,
+        "threshold": result.threshold,
+        "verdict": "defective" if result.is_defective else "normal",
+        "fabric": fabric or None,
+        "normalised": result.normalised,
+        "edges": list(result.edges),
+        "regions": result.regions,
+        "notes": notes,
+    }
+
+
+def print_record(found: dict[str, Any]) -> None:
+    """One line on standard output, its notes on standard error."""
+    for note in found["notes"]:
+        print(f"note: {found['path']}: {note}", file=sys.stderr)
+    count = len(found["regions"])
+    print(
+        f"{found['path']}  score {found['score']:.4f}  threshold {found['threshold']:.4f}  "
+        f"{count} region{'' if count == 1 else 's'}  {found['verdict']}"
+    )

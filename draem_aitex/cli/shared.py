@@ -1,0 +1,164 @@
+"""What several commands share: options, the data and the detector that they name, results that reach the disk whole."""
+
+import argparse
+import io
+import json
+import os
+import shlex
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from draem_aitex.errors import InputError
+from draem_aitex.files import write_whole
+
+if TYPE_CHECKING:  # with PyTorch, which would make every command start late
+    import numpy as np
+
+    from draem_aitex.data.rolls import Collection
+    from draem_aitex.detectors.base import Detector
+
+DEFECTIVE, INTERRUPTED = 3, 130  # exit statuses
+
+
+class Renamed(argparse.Action):
+    """An option under its old name: it works for one version more, and a note says what it is called now."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, now: str, nargs: Any = 0, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=nargs, help=argparse.SUPPRESS, **options)
+        self.now = now
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        warnings.warn(f"{option} is called {self.now} now; the old name goes with the next version", stacklevel=2)
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Where the rolls come from."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="an AITEX folder; without it, simulated fabric")
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """What `train` and `fit` have in common."""
+    add_data(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT")
+    parser.add_argument("--fabric", nargs="+", default=[], metavar="FF", help="fabric codes; all without it")
+    plain = "normal crops as they are, without other scanning speeds and other light"
+    parser.add_argument("--no-augmentation", action="store_true", help=plain)
+    parser.add_argument("--as-recorded", action=Renamed, dest="no_augmentation", now="--no-augmentation")
+    parser.add_argument("--seed", type=int, default=0)
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where it computes."""
+    parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu or cuda")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Which detector, and how it computes."""
+    parser.add_argument("--checkpoint", required=True, help="a file, or a shipped one: compact_aitex, compact_loom")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="sixteen bits: faster where the device computes in them, rounder"
+    )
+    add_device(parser)
+
+
+def open_data(options: argparse.Namespace) -> "Collection":
+    """The rolls to work on, announced: of the folder that is given, else simulated; of some fabrics where asked for."""
+    from draem_aitex.data.aitex import load_aitex
+    from draem_aitex.simulation.loom import load_simulated
+
+    data = load_simulated() if options.data is None else load_aitex(options.data)
+    print(f"data: {data.source}, {len(data.records)} rolls in {data.root}")
+    return data.of_fabrics(sorted(set(getattr(options, "fabric", []))))
+
+
+def announce_split(data: "Collection") -> None:
+    """Say how many rolls each part has."""
+    from draem_aitex.data.rolls import PARTS
+
+    print("split by roll: " + ", ".join(f"{len(getattr(data, part))} {part}" for part in PARTS))
+
+
+def open_detector(options: argparse.Namespace) -> "Detector":
+    """The detector that a checkpoint holds. Raises `InputError` where it has no threshold yet."""
+    from draem_aitex.workflow import load_detector
+
+    detector = load_detector(options.checkpoint, options.device, True, getattr(options, "bfloat16", False))
+    if detector.threshold is None:
+        raise InputError(
+            f"{options.checkpoint}: no threshold yet; "
+            + (
+                "expected a calibrated detector; in Python, load_detector(…).calibrate(data).save(…) makes it one"
+                if detector.about.get("finished", True)
+                else "its training was not finished; run the same train command again"
+            )
+        )
+    return detector
+
+
+def lines_about(options: argparse.Namespace, detector: "Detector") -> list[str]:
+    """What a checkpoint is, each line with its name."""
+    return [f"{Path(options.checkpoint).name}: {line}" for line in str(detector).splitlines()]
+
+
+def threshold_line(detector: "Detector") -> str:
+    """Which threshold a detector has."""
+    threshold = detector.threshold
+    assert threshold is not None
+    return (
+        f"threshold {threshold.value:.4g} for a false-positive rate of {threshold.wanted:.1%}, from "
+        f"{threshold.patches} patches of {threshold.rolls} calibration rolls"
+    )
+
+
+def recorded(options: argparse.Namespace, processes: int = 1) -> str:
+    """The command that was given, without the paths of this machine, for the model card."""
+    start = ["python"] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}"]
+    words = [*start, "-m", "draem_aitex", *options.arguments]
+    hidden = {str(options.out): options.out.name, str(options.data): "DIR"}
+    hidden[str(getattr(options, "textures", None))] = "DIR"
+    return shlex.join(hidden.get(word, word) for word in words)
+
+
+def check_writable(path: Path | None, ending: str | None = None, inputs: Iterable[Path] = ()) -> None:
+    """Before any work: a result that cannot be written, or that would replace an input, is bad input."""
+    if path is None:
+        return
+    if ending is not None and path.suffix != ending:
+        raise InputError(f"{path}: the file to write; expected a name that ends in {ending}; choose another name")
+    if path.resolve() in {other.resolve() for other in inputs}:
+        raise InputError(f"{path}: the file to write is an input as well; expected another name; choose one")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written; expected a file in a folder that exists and can be written to")
+
+
+def write_json(path: Path | None, content: Any) -> None:
+    """Write JSON, where a file is named."""
+    if path is not None:
+        write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    write_whole(path, lambda file: file.write(data))
+
+
+def write_array(path: Path, array: "np.ndarray") -> None:
+    """Write a NumPy file atomically."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write(path, buffer.getvalue())
+
+
+def write_image(path: Path, rgb: "np.ndarray") -> None:
+    """Write a PNG atomically; rgb: uint8 `(H, W, 3)`."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    write(path, buffer.getvalue())
