@@ -3,7 +3,7 @@ import torch
 
 from draem_aitex.data import aitex
 from draem_aitex.data.rolls import load_rolls
-from draem_aitex.training import live
+from draem_aitex.training import live, loop
 from draem_aitex.training.checkpoint import load_checkpoint
 from draem_aitex.training.config import TrainConfig
 
@@ -27,24 +27,33 @@ class Display:
     def update(self, figure):
         self.figures.append(figure)
 
-    def pictures(self):
+    def images(self):
         return {axis.get_title(): axis.images[0].get_array() for axis in self.figures[-1].axes if axis.images}
 
 
-def test_one_call_draws_one_figure_and_brings_it_up_to_date(rolls, tmp_path, monkeypatch):
+def watched(rolls, config, *arguments, **options):
+    """Train with a live figure, as `draem_aitex.train` does."""
+    figure = live.LiveFigure(live.fixed_sample(rolls, config))
+    options = {"log_every": 10, "quiet": True, **options}
+    result = loop.train_networks(rolls, config, *arguments, on_log=figure.follow, **options)
+    figure.draw(result.log, result.model)
+    return result
+
+
+def test_one_figure_is_drawn_and_brought_up_to_date(rolls, tmp_path, monkeypatch):
     shown, config = Display(monkeypatch), TrainConfig(steps=30, batch=2, crop=64)
     monkeypatch.setattr(live, "REDRAW_SECONDS", 0)
-    result = live.train(rolls, config, tmp_path / "model.pt", quiet=True)
+    result = watched(rolls, config, tmp_path / "model.pt")
     assert result.finished and len(shown.figures) == 5, "empty, at 10, 20 and 30 steps, and at the end"
     curves = shown.figures[-1].axes[0].lines[0]
     assert list(curves.get_xdata()) == [10, 20, 30]
     sample = live.fixed_sample(rolls, config)
     with torch.inference_mode():
         reconstruction, logits = result.model(sample.images[:1])
-    pictures = shown.pictures()
-    assert torch.allclose(torch.tensor(pictures["reconstruction"]), reconstruction[0, 0].clamp(0, 1), atol=1e-6)
-    assert torch.allclose(torch.tensor(pictures["predicted mask"]), logits[0, 0].sigmoid(), atol=1e-6)
-    assert pictures["true mask"].max() == 1 and f"crop: {sample.name(0)}" in pictures
+    images = shown.images()
+    assert torch.allclose(torch.tensor(images["reconstruction"]), reconstruction[0, 0].clamp(0, 1), atol=1e-6)
+    assert torch.allclose(torch.tensor(images["predicted mask"]), logits[0, 0].sigmoid(), atol=1e-6)
+    assert images["ground-truth mask"].max() == 1 and f"crop: {sample.name(0)}" in images
 
 
 def test_the_sample_is_fixed_and_training_does_not_notice_it(rolls, monkeypatch):
@@ -53,13 +62,13 @@ def test_the_sample_is_fixed_and_training_does_not_notice_it(rolls, monkeypatch)
     first, second = live.fixed_sample(rolls, config), live.fixed_sample(rolls, config)
     assert torch.equal(first.images, second.images) and first.corrupted.all()
     monkeypatch.setattr(live, "REDRAW_SECONDS", 0)
-    watched = live.train(rolls, config, quiet=True, log_every=1).model.state_dict()
-    alone = live.loop.train_networks(rolls, config, quiet=True).model.state_dict()
-    assert len(shown.figures) == 5 and all(torch.equal(value, alone[name]) for name, value in watched.items())
+    seen = watched(rolls, config, log_every=1).model.state_dict()
+    alone = loop.train_networks(rolls, config, quiet=True).model.state_dict()
+    assert len(shown.figures) == 5 and all(torch.equal(value, alone[name]) for name, value in seen.items())
 
 
 def test_outside_a_notebook_it_trains_without_a_figure(rolls, capsys):
-    assert live.train(rolls, TrainConfig(steps=2, batch=2, crop=64), quiet=True, log_every=1).finished
+    assert watched(rolls, TrainConfig(steps=2, batch=2, crop=64), log_every=1).finished
 
 
 def test_a_stopped_cell_run_again_goes_on(rolls, tmp_path, monkeypatch):
@@ -72,8 +81,8 @@ def test_a_stopped_cell_run_again_goes_on(rolls, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(live.LiveFigure, "follow", stop)
-        part = live.train(rolls, config, path, quiet=True)
+        part = watched(rolls, config, path)
     assert not part.finished and part.steps == 10 and len(shown.figures) == 2
     assert not load_checkpoint(path)["finished"]
-    again = live.train(rolls, config, path, quiet=True)
+    again = watched(rolls, config, path)
     assert again.finished and [row["step"] for row in again.log] == [10, 20]

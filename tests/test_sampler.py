@@ -1,4 +1,5 @@
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from draem_aitex.data import aitex
 from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
+from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.sampler import EDGE_SHARE, CropSampler, NormalAugmentation, row_weights
 
 
@@ -30,8 +32,8 @@ def test_crops_lie_on_the_fabric(rolls):
 def test_crops_do_not_cross_from_roll_to_roll(rolls):
     dark, light = (dataclasses.replace(roll, image=roll.image * 0 + tone) for roll, tone in zip(rolls, (10, 200)))  # noqa: B905
     crops = CropSampler([dark, light], 64)(512, torch.Generator().manual_seed(1))
-    spread = crops.amax((1, 2, 3)) - crops.amin((1, 2, 3))
-    assert spread.max() == 0 and len(crops.unique()) == 2
+    contrast = crops.amax((1, 2, 3)) - crops.amin((1, 2, 3))
+    assert contrast.max() == 0 and len(crops.unique()) == 2
 
 
 def test_the_fabrics_first_column_is_seen_often(rolls):
@@ -67,7 +69,7 @@ def test_stretched_crops_have_other_pitches(rolls):
         assert (spectrum.argmax(1) / 1024 - stretch / 8).abs().max() < 0.004
 
 
-def test_variation_keeps_unstretched_crops_and_moves_tones(rolls):
+def test_augmentation_keeps_unstretched_crops_and_moves_tones(rolls):
     image = torch.randint(60, 180, (256, 700), generator=torch.Generator().manual_seed(0))
     roll = of_image(rolls[0], image)
     still = NormalAugmentation(share=0.0, contrast=1.0, brightness=0.0)
@@ -78,16 +80,49 @@ def test_variation_keeps_unstretched_crops_and_moves_tones(rolls):
     moved = CropSampler([roll], 64, normal_augmentation=NormalAugmentation(share=0.0))(
         64, torch.Generator().manual_seed(0)
     )
-    spread, mean = moved.std((1, 2, 3)), moved.mean((1, 2, 3))
-    assert 1.3 < spread.max() / spread.min() <= 1.3**2 * 1.1 and 0.08 < mean.max() - mean.min() < 0.17
+    deviation, mean = moved.std((1, 2, 3)), moved.mean((1, 2, 3))
+    assert 1.3 < deviation.max() / deviation.min() <= 1.3**2 * 1.1 and 0.08 < mean.max() - mean.min() < 0.17
     assert moved.min() >= 0 and moved.max() <= 1
 
 
 def test_a_low_roll_is_not_stretched_beyond_its_rows(rolls):
+    """70 rows hold a crop of 64 rows stretched by 69 / 63: a range beyond that is cut off, and that is said."""
     roll = of_image(rolls[0], torch.arange(70)[:, None].expand(70, 200))
-    normal_augmentation = NormalAugmentation(share=1.0, stretch=(1.5, 1.5), contrast=1.0, brightness=0.0)
-    crops = CropSampler([roll], 64, normal_augmentation=normal_augmentation)(2, torch.Generator().manual_seed(0)) * 255
+    most = 69 / 63
+    normal_augmentation = NormalAugmentation(share=1.0, stretch=(most, 1.5), contrast=1.0, brightness=0.0)
+    with pytest.warns(UserWarning, match="up to 1.5 was asked for; crops of 64 .* 70 rows can have 1.1 at most"):
+        sampler = CropSampler([roll], 64, normal_augmentation=normal_augmentation)
+    crops = sampler(8, torch.Generator().manual_seed(0)) * 255
     assert crops[:, 0, 0].max() < 1e-3 and (crops[:, 0, -1] - 69).abs().max() < 1e-3, "from the first row to the last"
+
+
+def test_a_stretch_that_would_repeat_rows_is_refused(rolls):
+    roll = of_image(rolls[0], torch.arange(70)[:, None].expand(70, 200))
+    with pytest.raises(InputError, match="stretch: from 1.5; .* can have 1.1 at most"):
+        CropSampler([roll], 64, normal_augmentation=NormalAugmentation(stretch=(1.5, 1.6)))
+
+
+def test_the_published_crops_have_the_stretch_that_they_can_have(rolls):
+    """256 pixels of 256 rows: none above 1. The recipe says so, and draws what was drawn when the range was cut off."""
+    recipe = TrainConfig.of_preset("paper", steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler = CropSampler(rolls, recipe.crop, normal_augmentation=recipe.normal_augmentation)
+    with pytest.warns(UserWarning, match="up to 1.9 was asked for"):
+        cut_off = CropSampler(rolls, recipe.crop, normal_augmentation=NormalAugmentation())
+    first, second = (one(4, torch.Generator().manual_seed(0)) for one in (sampler, cut_off))
+    assert torch.equal(first, second)
+
+
+def test_crops_in_colour_are_grey_three_times(rolls):
+    for augmentation in (None, NormalAugmentation()):
+        grey, colour = (
+            CropSampler(rolls, 64, normal_augmentation=augmentation, channels=channels)(
+                2, torch.Generator().manual_seed(0)
+            )
+            for channels in (1, 3)
+        )
+        assert colour.shape == (2, 3, 64, 64) and torch.equal(colour, grey.expand(-1, 3, -1, -1))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +135,7 @@ def test_a_low_roll_is_not_stretched_beyond_its_rows(rolls):
         ({"brightness": 2}, "an offset from 0 to 1"),
     ],
 )
-def test_bad_variations(changes, message):
+def test_bad_augmentations(changes, message):
     with pytest.raises(InputError, match=message):
         NormalAugmentation(**changes)
 

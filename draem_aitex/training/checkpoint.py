@@ -5,12 +5,14 @@ Written atomically, read with `weights_only=True`: a checkpoint from a stranger 
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from draem_aitex.data.rolls import PARTS, Collection
 from draem_aitex.errors import InputError, one_line
 from draem_aitex.files import sha256, write_whole
-from draem_aitex.model.draem import build_draem
+from draem_aitex.model.draem import DRAEM, build_draem
 from draem_aitex.model.unet import NetworkConfig
 
 FORMAT, BEFORE = "draem_aitex checkpoint 5", "draem_aitex checkpoint 4"
@@ -21,7 +23,7 @@ ALWAYS = {  # what every checkpoint of a detector holds
 }
 
 
-def save_checkpoint(path, content):
+def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
     """Write `content`, a dict of tensors and plain values, atomically: the old file stays until the new one is whole.
 
     Raises `InputError` where the folder is missing or the disk is full.
@@ -29,11 +31,11 @@ def save_checkpoint(path, content):
     write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 
-def load_checkpoint(path, detector=None):
+def load_checkpoint(path: Path | str, detector: str | None = None) -> dict[str, Any]:
     """Read a checkpoint, on the CPU: a dict with `format`, `detector`, and what that detector keeps (`ALWAYS`).
 
     detector: the kind that is wanted, "draem" say; None takes any. Raises `InputError` for a file that is missing, no
-    checkpoint, damaged, of another version, or of another detector.
+    checkpoint, incomplete, of another version, or of another detector.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,7 +75,7 @@ def _in_todays_words(value):
     return {RENAMED.get(key, key): FORMAT if item == BEFORE else _in_todays_words(item) for key, item in value.items()}
 
 
-def load_model(content, name="checkpoint"):
+def load_model(content: dict[str, Any], name: Path | str = "checkpoint") -> DRAEM:
     """The averaged (EMA) networks of a checkpoint, in evaluation mode, on the CPU.
 
     name: of the file, for the `InputError` where the weights are not those of the networks that it names.
@@ -89,15 +91,20 @@ def load_model(content, name="checkpoint"):
     return model.eval()
 
 
-def network_content(model):
-    """The part of a checkpoint that `load_model` needs."""
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    return {"detector": "draem", "network": asdict(model.config), "weights": weights}
+def network_content(model: DRAEM) -> dict[str, Any]:
+    """The part of a checkpoint that `load_model` needs: a copy, on the host."""
+    return {"detector": "draem", "network": asdict(model.config), "weights": on_host(dict(model.state_dict()))}
 
 
-def describe_split(split):
+def on_host(value: Any) -> Any:
+    """A copy of a state dict, or any nest of dicts, lists and tensors, with its tensors on the host."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: on_host(item) for key, item in value.items()}
+    return [on_host(item) for item in value] if isinstance(value, list) else value
+
+
+def describe_split(collection: Collection) -> dict[str, dict[str, str]]:
     """A split as a checkpoint keeps it: for each part the file names with their SHA-256."""
-    return {
-        part: {record.name: sha256(record.path) for record in getattr(split, part)}
-        for part in ("train", "calibration", "development", "test")
-    }
+    return {part: {record.name: sha256(record.path) for record in getattr(collection, part)} for part in PARTS}

@@ -1,7 +1,9 @@
-"""What defines a training run: networks, budget, batch, schedule, mix of made-up defects, seed."""
+"""Configuration: everything that defines a training run; saved in its checkpoint, and needed to resume it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from draem_aitex.anomalies.augmenter import AugmenterConfig
 from draem_aitex.errors import InputError
@@ -13,69 +15,103 @@ SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("auto", "float32")
 DROPS, DROP = (0.8, 0.9), 0.2  # parts of a run after which the published schedule multiplies the rate, and by what
 
-# What goes with a preset. `paper`: batch, rate, schedule and plain Adam of the authors' code; their losses' weights and
-# their made-up defects are not part of it (notebook 04 has the table of differences).
-RECIPES = {
+# What goes with a preset. `paper`: batch, crop, learning rate, schedule and plain Adam of the authors' code. What it
+# does not share with their code: the weights of the losses, the synthetic anomalies (unless `augmenter` is a
+# `PaperAugmenterConfig`), the augmentation of normal crops, gradients clipped to a norm of 1, bfloat16 where the device
+# computes in it, and the averaged weights (EMA) that are kept in place of the last ones. A crop as high as the roll
+# cannot show more rows than it has, hence the stretch of at most 1.
+RECIPES: Mapping[str, dict[str, Any]] = {
     "compact": {},
-    "paper": {"batch": 8, "crop": 256, "learning_rate": 1e-4, "weight_decay": 0.0, "schedule": "steps"},
-}
+    "paper": {
+        "batch": 8, "crop": 256, "learning_rate": 1e-4, "weight_decay": 0.0, "schedule": "steps",
+        "normal_augmentation": NormalAugmentation(stretch=(0.3, 1.0)),
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What defines a training run. Give `minutes` or `steps`; the schedule fits either."""
+    """Everything that defines a training run. Give `minutes` or `steps`; the schedule fits either.
 
-    preset: str | NetworkConfig = "compact"  # a name in `networks.PRESETS`, or a pair of your own
+    Whatever the preset, gradients are clipped to a norm of 1, and the weights that a run leaves are an exponential
+    moving average (EMA) of those it passed through.
+
+    Args:
+        preset: a name in `model.draem.PRESETS` ("compact", "paper"), or a `NetworkConfig` of your own.
+        minutes: budget in minutes of training; the first step, which may compile, is not counted.
+        steps: budget in steps, instead of minutes; runs with it can be repeated to the bit.
+        batch: crops per step, on each device.
+        crop: side of a crop in pixels.
+        learning_rate: at the peak of the schedule.
+        weight_decay: of AdamW; 0 makes it Adam.
+        schedule: "cosine", or "steps", the published one.
+        warm_up: share of the run over which the learning rate climbs before the cosine.
+        ema_decay: of the averaged weights, per step.
+        precision: "auto" is bfloat16 where the device computes in it; or "float32".
+        seed: of the first weights and of every random draw.
+        normal_augmentation: of the normal crops; None leaves them as they are.
+        augmenter: the mix of synthetic anomalies.
+
+    Raises:
+        InputError: a value outside its range, or both or neither of `minutes` and `steps`.
+
+    Example:
+        >>> config = TrainConfig(steps=1000, batch=16)
+        >>> config.learning_rate_at(steps=50, progress=0.05)
+        0.002
+    """
+
+    preset: str | NetworkConfig = "compact"
     minutes: float | None = None
     steps: int | None = None
-    batch: int = 32  # crops a step, on each device
-    crop: int = 128  # pixels
-    learning_rate: float = 2e-3  # at the peak of the schedule
-    weight_decay: float = 0.01  # of AdamW; 0 makes it Adam
-    schedule: str = "cosine"  # or "steps", the published one
-    warm_up: float = 0.05  # share of the run over which the rate climbs before the cosine
-    ema_decay: float = 0.99  # of the averaged weights, per step
-    precision: str = "auto"  # bfloat16 where the device computes in it; or "float32"
+    batch: int = 32
+    crop: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    schedule: str = "cosine"
+    warm_up: float = 0.05
+    ema_decay: float = 0.99
+    precision: str = "auto"
     seed: int = 0
-    normal_augmentation: NormalAugmentation | None = field(default_factory=NormalAugmentation)  # of the flawless crops
+    normal_augmentation: NormalAugmentation | None = field(default_factory=NormalAugmentation)
     augmenter: AugmenterConfig = field(default_factory=AugmenterConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.preset, NetworkConfig) and self.preset not in PRESETS:
             raise InputError(f"preset: {self.preset!r}; expected one of {', '.join(PRESETS)}")
         if (self.minutes is None) == (self.steps is None):
             raise InputError(f"minutes={self.minutes}, steps={self.steps}; expected one of the two; give the other up")
-        budget = self.steps if self.minutes is None else self.minutes
-        if not (_is_number(budget) and budget > 0):
-            raise InputError(f"training budget of {budget}; expected more than 0; give steps or minutes")
-        for name in ("steps", "batch", "crop"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"{name}: {value!r}; expected a whole number, 1 or more")
-        if not (_is_number(self.learning_rate) and self.learning_rate > 0):
-            raise InputError(f"learning_rate: {self.learning_rate!r}; expected a number above 0, such as 0.002")
-        for name in ("warm_up", "ema_decay", "weight_decay"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value < 1):
-                raise InputError(f"{name}: {value!r}; expected a number from 0 to below 1")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**62:
-            raise InputError(f"seed: {self.seed!r}; expected a whole number from 0 to 2^62")
-        network = PRESETS[self.preset] if isinstance(self.preset, str) else self.preset
-        if self.crop < 2 * network.multiple:
-            raise InputError(
-                f"crop: {self.crop} pixels; expected {2 * network.multiple} or more, so that the networks' lowest "
-                "level has more than one place; take larger crops"
-            )
-        for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name}: {getattr(self, name)!r}; expected {' or '.join(known)}")
+        whole, smallest = "a whole number, 1 or more", 2 * self.network.multiple  # two positions at the lowest level
+        shares, below_1 = ("warm_up", "ema_decay", "weight_decay"), "a number from 0 to below 1"
+        for name, valid, expected in (
+            ("minutes", self.minutes is None or _is_number(self.minutes) and self.minutes > 0, "a number above 0"),
+            ("steps", self.steps is None or _is_whole(self.steps, 1), whole),
+            ("batch", _is_whole(self.batch, 1), whole),
+            ("crop", _is_whole(self.crop, smallest), f"a whole number, {smallest} or more, for these networks"),
+            (
+                "learning_rate",
+                _is_number(self.learning_rate) and self.learning_rate > 0,
+                "a number above 0, such as 0.002",
+            ),
+            *((share, _is_number(getattr(self, share)) and 0 <= getattr(self, share) < 1, below_1) for share in shares),
+            ("seed", _is_whole(self.seed, 0) and self.seed < 2**62, "a whole number from 0 to 2^62"),
+            ("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES)),
+            ("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS)),
+        ):
+            if not valid:
+                raise InputError(f"{name}: {getattr(self, name)!r}; expected {expected}")
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The networks that `preset` means."""
+        return self.preset if isinstance(self.preset, NetworkConfig) else PRESETS[self.preset]
 
     @classmethod
-    def of_preset(cls, preset, **changes):
+    def of_preset(cls, preset: str, **changes: Any) -> "TrainConfig":
         """The configuration that goes with a preset's name, see `RECIPES`; `changes` come on top."""
         return cls(preset=preset, **{**RECIPES.get(preset, {}), **changes})
 
-    def learning_rate_at(self, steps, progress):
+    def learning_rate_at(self, steps: int, progress: float) -> float:
         """Learning rate of the step that comes after `steps` steps, `progress` (0 to 1) of the budget being spent."""
         if self.schedule == "cosine":
             return self.learning_rate * cosine_factor(progress, self.warm_up)
@@ -84,11 +120,15 @@ class TrainConfig:
         return self.learning_rate * DROP ** sum(steps >= milestone for milestone in milestones(self.steps))
 
 
-def _is_number(value):
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def cosine_factor(progress, warm_up):
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and value >= least
+
+
+def cosine_factor(progress: float, warm_up: float) -> float:
     """A linear climb over the warm-up, then half a cosine from 1 down to a hundredth. progress: 0 to 1."""
     if progress < warm_up:
         return 0.01 + 0.99 * progress / warm_up
@@ -96,7 +136,7 @@ def cosine_factor(progress, warm_up):
     return 0.01 + 0.99 * (1 + math.cos(math.pi * min(done, 1))) / 2
 
 
-def milestones(steps):
+def milestones(steps: int) -> tuple[int, ...]:
     """Steps after which the published schedule drops the rate: whole numbers, 80 and 90 per cent of the run.
 
     The authors' code multiplies by 0.2 where an epoch equals 0.8 or 0.9 times their number. That product is seldom a

@@ -1,10 +1,15 @@
 """Several processes, one run: what the ranks of a `torchrun` job need to tell each other.
 
-A single process is a job of one rank; then nothing here talks to anyone.
+A single process is a job of one rank; then nothing here talks to anyone. Gradients go through NCCL on CUDA and through
+gloo on CPUs. Everything else, Python objects and waiting, goes through a gloo group of its own, in which a rank may
+wait for hours: for the first one, which prepares the data before a run and calibrates after it.
 """
 
+import datetime
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import distributed
@@ -12,24 +17,39 @@ from torch import distributed
 from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError
 
+Result = TypeVar("Result")
+PATIENCE = datetime.timedelta(hours=24)  # of a rank that waits for another; torchrun ends it if the other dies
+_host_group: distributed.ProcessGroup | None = None  # None is the group of everything
 
-def rank():
+
+class SharedError(InputError):
+    """Bad input that all ranks have met, on a rank other than the first: the first one prints it."""
+
+    shared = True
+
+
+def shared_error(message: str) -> InputError:
+    """The error to raise for what every rank finds: to be printed by the first one alone."""
+    return InputError(message) if rank() == 0 else SharedError(message)
+
+
+def rank() -> int:
     """This process's number, from 0."""
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
-def count():
+def count() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 @contextmanager
-def joined(name):
-    """Join the job that `torchrun` started, if it did; gives this rank's device.
+def joined(name: str = "auto") -> Iterator[torch.device]:
+    """Join the job that `torchrun` started, if it did; gives this rank's device. At the end all ranks wait for all.
 
-    name: "auto", "cpu" or "cuda". CUDA ranks get a card each and talk through NCCL, CPU ranks through gloo. Raises
-    `InputError` where there is no card for a rank.
+    name: "auto", "cpu" or "cuda". CUDA ranks get a card each. Raises `InputError` where there is no card for a rank.
     """
+    global _host_group
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield pick_device(name)
         return
@@ -44,20 +64,24 @@ def joined(name):
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _host_group = distributed.new_group(backend="gloo", timeout=PATIENCE)
     yield device
-    distributed.destroy_process_group()  # not after an error: it would wait for the others, who wait for this one
+    # Not after an error: it would wait for the others, who wait for this one.
+    distributed.barrier(_host_group)
+    _host_group = None
+    distributed.destroy_process_group()
 
 
-def from_first(value):
+def from_first(value: Result) -> Result:
     """The first rank's value, on every rank. A plain Python value."""
     if count() == 1:
         return value
     box = [value]
-    distributed.broadcast_object_list(box)
+    distributed.broadcast_object_list(box, group=_host_group)
     return box[0]
 
 
-def in_turn(work):
+def in_turn(work: Callable[[], Result]) -> Result:
     """Do something on the first rank before the others do it; bad input that the first meets is raised on all."""
     problem = None
     if rank() == 0:
@@ -67,14 +91,14 @@ def in_turn(work):
             problem = str(error)
     problem = from_first(problem)
     if problem is not None:
-        raise InputError(problem)
+        raise shared_error(problem)
     return result if rank() == 0 else work()
 
 
-def gathered(tensor):
+def gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Every rank's tensor, in a list, on every rank. A small tensor on the CPU."""
     if count() == 1:
         return [tensor]
-    everyone = [None] * count()
-    distributed.all_gather_object(everyone, tensor)
+    everyone = [tensor] * count()
+    distributed.all_gather_object(everyone, tensor, group=_host_group)
     return everyone

@@ -1,83 +1,110 @@
-"""Training: steps until the budget is spent, a checkpoint at intervals; stoppable and resumable at any step."""
+"""The loop: trainer steps until the budget is spent, a checkpoint at intervals; stoppable and resumable at any step."""
 
 import csv
 import io
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
+from draem_aitex.data.rolls import Roll
+from draem_aitex.devices import memory_errors
 from draem_aitex.errors import InputError, one_line
 from draem_aitex.files import remove_leftovers, write_whole
+from draem_aitex.model.draem import DRAEM
 from draem_aitex.training import distributed
 from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
-from draem_aitex.training.progress import Progress
+from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.trainer import Trainer
+
+SAVE_SHARE = 0.05  # of a run's time is spent on checkpoints, at most: large ones are written less often
+LINE_SECONDS = 30  # between lines of progress where there is no terminal
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves: the averaged networks, one log row per interval, and whether it reached its end.
+    """What a run leaves.
 
-    saved: the step that the checkpoint holds; None without one.
+    model: the averaged networks. log: one row per `log_every` steps. steps, seconds: taken so far. finished: whether
+    the budget is spent. saved: the step that the checkpoint holds; None without one.
     """
 
-    model: torch.nn.Module
-    log: list
+    model: DRAEM
+    log: list[dict[str, float]]
     steps: int
+    seconds: float
     finished: bool
     saved: int | None
 
 
 def train_networks(
-    rolls,
-    config,
-    checkpoint=None,
-    device="auto",
-    extra=None,
-    on_log=None,
-    log_every=25,
-    save_seconds=30,
-    quiet=False,
-    compiled=False,
-):
+    rolls: list[Roll],
+    config: TrainConfig,
+    checkpoint: Path | str | None = None,
+    device: str | torch.device = "auto",
+    extra: dict[str, Any] | None = None,
+    on_log: Callable[[Trainer], object] | None = None,
+    log_every: int = 25,
+    save_seconds: float = 30,
+    quiet: bool = False,
+    compiled: bool = False,
+) -> TrainResult:
     """Train until the budget is spent or the cell (or process) is interrupted.
 
-    rolls: list of `fabric.Roll`, defect-free. config: a `recipe.TrainConfig`. checkpoint: file that is resumed if it
-    is there and written at intervals of `save_seconds`, with the log beside it as NAME.log.csv. extra: dict stored
-    beside the weights (the split, say); a checkpoint with another config or another split is refused. on_log: called
-    with the `Trainer` every `log_every` steps, on the first rank. quiet: no bar and no lines of progress. compiled:
-    see `Trainer`.
+    With `steps` as the budget an interrupted and resumed run on a CPU ends, on one machine and number of threads, with
+    the very weights of one that was not. Under `torchrun` an interruption is left to the caller, and the last
+    checkpoint stays. Minutes are counted from the end of this process's first step, which may compile.
 
-    Returns a `TrainResult`; `finished` is False after an interruption, and the averaged weights are usable then too.
-    With `steps` as the budget an interrupted run on a CPU ends, on one machine and number of threads, with the very
-    weights of one that was not. Under `torchrun` an interruption is left to the caller, and the last checkpoint stays.
-    Raises `InputError` for a checkpoint of another run, a loss that is not finite, too little memory.
+    Args:
+        rolls: `data.rolls.Roll`, defect-free.
+        config: what defines the run.
+        checkpoint: file that is resumed if it is there and written every `save_seconds`, with the log beside it as
+            NAME.log.csv. It is written in the background, and less often where that would take over 5 % of the time.
+        device: "auto", "cpu", "cuda" or a `torch.device`.
+        extra: stored beside the weights (the split, say); a checkpoint with another config or extra is refused.
+        on_log: called with the `Trainer` every `log_every` steps, on the first rank.
+        quiet: no progress is shown.
+        compiled: see `Trainer`.
+
+    Returns:
+        A `TrainResult`; after an interruption `finished` is False, and the averaged weights are usable then too.
+
+    Raises:
+        InputError: a checkpoint of another run or one that can't be written, a loss that is not finite, too little
+            memory.
     """
     if not log_every >= 1 or not save_seconds >= 0:
         raise InputError(f"log_every={log_every}, save_seconds={save_seconds}; expected 1 or more, and 0 or more")
-    trainer = Trainer(rolls, config, device, compiled)
-    run = _Run(trainer, checkpoint, extra or {}, on_log, log_every, save_seconds)
-    finished = run.resume()
-    if not finished:
-        with Progress(trainer, quiet) as progress:
-            finished = run.loop(progress)
-    return TrainResult(trainer.average, trainer.log, trainer.steps, finished, run.saved)
+    advice = f"batch: {config.batch} crops of {config.crop} pixels do not fit; give a smaller batch or smaller crops"
+    with memory_errors(advice), ThreadPoolExecutor(1) as writer:
+        trainer = Trainer(rolls, config, device, compiled)
+        run = _Run(trainer, checkpoint, extra or {}, on_log, log_every, save_seconds, writer)
+        finished = distributed.in_turn(run.resume)
+        if not finished:
+            with _progress_bar(trainer, quiet) as bar:
+                finished = run.loop(bar)
+    return TrainResult(trainer.average, trainer.log, trainer.steps, trainer.seconds, finished, run.saved)
 
 
 class _Run:
     """A trainer, the file it is kept in, and who hears of it."""
 
-    def __init__(self, trainer, path, extra, on_log, log_every, save_seconds):
+    def __init__(self, trainer, path, extra, on_log, log_every, save_seconds, writer):
         self.trainer, self.path, self.extra = trainer, None if path is None else Path(path), extra
-        self.log_path = None if path is None else self.path.with_suffix(".log.csv")
         self.on_log, self.log_every, self.save_seconds = on_log, log_every, save_seconds
         self.between_steps = True  # the state is whole: weights, averages and random state are of the same step
-        self.saved = None
+        self.saved: int | None = None
+        self.writer, self.writing, self.cost = writer, Future(), 0.0  # seconds that the last checkpoint took
+        self.writing.set_result(None)
 
     def resume(self):
         """Restore the trainer from the file, if it is there and of the same run; says whether that run is finished."""
@@ -89,7 +116,7 @@ class _Run:
             )
         if distributed.rank() == 0:
             remove_leftovers(self.path)
-            remove_leftovers(self.log_path)
+            remove_leftovers(_log_path(self.path))
         if not self.path.exists():
             return False
         content = load_checkpoint(self.path, "draem")
@@ -108,42 +135,46 @@ class _Run:
         self.saved = content["steps"]
         return content["finished"]
 
-    def loop(self, progress):
+    def loop(self, bar):
         """Step until the budget is spent (True) or the user interrupts (False); the file is up to date afterwards."""
+        finished = True
         try:
             with _interrupts_waiting() as interrupted:
-                self._steps(progress, interrupted)
+                self._steps(bar, interrupted)
         except KeyboardInterrupt:
             if distributed.count() > 1:  # the others may be at another step: what all have last saved together stays
                 raise
-            if self.between_steps:
-                self._save(finished=False)
-            return False
-        except torch.OutOfMemoryError:
-            raise InputError(
-                f"batch: {self.trainer.config.batch} crops of {self.trainer.config.crop} pixels do not fit into the "
-                "device's memory; give a smaller batch or smaller crops"
-            ) from None
-        self._save(finished=True)
-        return True
+            finished = False
+        if finished or self.between_steps:
+            self._save(finished)
+        self.writing.result()
+        return finished
 
-    def _steps(self, progress, interrupted):
-        trainer, started, saved = self.trainer, time.monotonic() - self.trainer.seconds, time.monotonic()
+    def _steps(self, bar, interrupted):
+        trainer, started, saved = self.trainer, None, time.monotonic()
         while trainer.progress < 1:
             self.between_steps = False
             losses = trainer.step()
             self.between_steps = True
+            if (
+                started is None
+            ):  # the first step of a process compiles, loads libraries, takes memory: it is not counted
+                started = time.monotonic() - trainer.seconds
             logs, due = trainer.steps % self.log_every == 0, False
             # Ranks must agree on the time, or their rates and their ends would differ; seldom, for it makes them wait.
             if distributed.count() == 1 or logs or trainer.steps & (trainer.steps - 1) == 0:
                 now = time.monotonic()
-                trainer.seconds, due = distributed.from_first((now - started, now - saved > self.save_seconds))
+                wait = max(self.save_seconds, self.cost / SAVE_SHARE)
+                due = now - saved > wait and self.writing.done()
+                trainer.seconds, due = distributed.from_first((now - started, due))
             if logs or trainer.progress >= 1 or interrupted():
                 self._log(losses)
             if due:
                 self._save(finished=False)
                 saved = time.monotonic()
-            progress.update()
+            if trainer.log:
+                bar.set_postfix_str(f"step {trainer.steps}, loss {trainer.log[-1]['loss']:.3f}", refresh=False)
+            bar.update(min(100 * trainer.progress, 100) - bar.n)
             if interrupted():
                 raise KeyboardInterrupt
 
@@ -157,18 +188,44 @@ class _Run:
             self.on_log(trainer)
 
     def _save(self, finished):
+        """Take a copy of the state and have it written in the background; raises what the last writing has met."""
         if self.path is None:
             return
-        self.trainer.check()
-        content = {**self.trainer.state(finished), **self.extra}
+        began, trainer = time.monotonic(), self.trainer
+        trainer.check()
+        self.writing.result()
+        content = trainer.state(finished)
         if distributed.rank() == 0:
-            save_checkpoint(self.path, content)
-            write_log(self.trainer.log, self.log_path)
-        self.saved = self.trainer.steps
+            self.writing = self.writer.submit(self._write, {**content, **self.extra}, began)
+        self.saved = trainer.steps
+
+    def _write(self, content, began):
+        save_checkpoint(self.path, content)
+        write_log(content["log"], _log_path(self.path))
+        self.cost = time.monotonic() - began
+
+
+def _log_path(path):
+    return path.with_suffix(".log.csv")
+
+
+def _progress_bar(trainer, quiet):
+    """A bar with step, loss and time left, on the first rank alone; off a terminal, a line now and then."""
+    drawn = "ipykernel" in sys.modules or sys.stderr.isatty()
+    return tqdm(
+        total=100,
+        initial=100 * trainer.progress,
+        desc="training",
+        disable=quiet or distributed.rank() > 0,
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}" + ("" if drawn else "\n"),
+        ascii=not drawn,
+        mininterval=0.1 if drawn else LINE_SECONDS,
+        delay=0 if drawn else LINE_SECONDS,
+    )
 
 
 @contextmanager
-def _interrupts_waiting():
+def _interrupts_waiting() -> Iterator[Callable[[], bool]]:
     """Let a step end before Ctrl-C (or a notebook's stop button) is heard; a second one is heard at once.
 
     Gives a function that says whether one came. Stopped half way through a step, a run could not go on to the bit.
@@ -200,7 +257,7 @@ def _difference(name, found, wanted):
     return name
 
 
-def write_log(log, path):
+def write_log(log: list[dict[str, float]], path: Path | str) -> None:
     """Write the log as CSV, atomically."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(log[0]) if log else ["step"])

@@ -5,11 +5,13 @@ decoding in the loop and no copy per step; the same lines run on a CPU and on a 
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from draem_aitex.data.rolls import Roll
 from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError
 
@@ -20,18 +22,19 @@ EDGE_COLUMNS = 64
 
 @dataclass(frozen=True)
 class NormalAugmentation:
-    """How flawless cloth varies from recording to recording, beyond what the training rolls show.
+    """How normal fabric varies from recording to recording, beyond what the training rolls show.
 
-    AITEX's camera is a line scanner: rows are lines of one row of sensors, and how far apart they lie on the cloth
-    depends on how fast it moved. Rolls of one fabric differ by more than a factor of two in threads a row.
+    AITEX's camera is a line scanner: each image row is one line of the sensor, and how far apart two rows lie on the
+    fabric depends on how fast it moved. Rolls of one fabric differ by more than a factor of two in threads per row.
+    Raises `InputError` for values outside the ranges below.
     """
 
     share: float = 0.5  # of the crops are stretched along the rows
-    stretch: tuple = (0.3, 1.9)  # rows of the roll that become one row of the crop, log-uniform between the two
+    stretch: tuple[float, float] = (0.3, 1.9)  # roll rows per crop row, log-uniform between the two
     contrast: float = 1.3  # greatest factor about the crop's mean, up or down, log-uniform
     brightness: float = 0.08  # greatest offset, up or down, uniform
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise InputError(f"share: {self.share}; expected a share from 0 to 1")
         if len(self.stretch) != 2 or not 0 < self.stretch[0] <= self.stretch[1] < math.inf:
@@ -46,12 +49,25 @@ class NormalAugmentation:
 class CropSampler:
     """Random square crops of the fabric of a list of rolls.
 
-    rolls: list of `fabric.Roll`, all of one height. crop: pixels. device: where rolls are kept and crops gathered.
-    normal_augmentation: a `NormalAugmentation`; without it crops are pieces of the rolls as they are.
-    Raises `InputError` where there are no rolls or none is large enough for a crop.
+    Args:
+        rolls: `data.rolls.Roll`, all of one height.
+        crop: side of a crop in pixels.
+        device: where the rolls are kept and the crops gathered.
+        normal_augmentation: how crops are varied; without it they are pieces of the rolls, pixel for pixel.
+        channels: of the crops; grey is repeated.
+
+    Raises:
+        InputError: no rolls, different heights, a roll smaller than a crop, or crops that cannot be stretched as asked.
     """
 
-    def __init__(self, rolls, crop, device="auto", normal_augmentation=None):
+    def __init__(
+        self,
+        rolls: list[Roll],
+        crop: int,
+        device: str | torch.device = "auto",
+        normal_augmentation: NormalAugmentation | None = None,
+        channels: int = 1,
+    ) -> None:
         if not rolls:
             raise InputError("rolls: none given; expected at least one defect-free training roll; check the folder")
         heights = {roll.image.shape[0] for roll in rolls}
@@ -63,58 +79,81 @@ class CropSampler:
                     f"{roll.name}: {roll.edges[1] - roll.edges[0]} x {roll.image.shape[0]} pixels of fabric; "
                     f"expected {crop} x {crop} or more; leave the roll out or take smaller crops"
                 )
-        self.crop, self.normal_augmentation = crop, normal_augmentation
+        self.crop, self.channels, self.normal_augmentation = crop, channels, normal_augmentation
+        if normal_augmentation is not None:
+            self.stretch = _possible_stretch(normal_augmentation, crop, heights.pop())
         # Rolls may differ in width: they lie end to end in one long strip, only fabric in it.
         strip = np.concatenate([roll.image[:, roll.edges[0] : roll.edges[1]] for roll in rolls], axis=1)
         widths = torch.tensor([roll.edges[1] - roll.edges[0] for roll in rolls])
         device = pick_device(device)
         self.strip = torch.from_numpy(strip).to(device)
         self.windows = self.strip.unfold(0, crop, 1).unfold(1, crop, 1)  # every crop there is; a view, nothing copied
-        self.columns = self.strip.unfold(1, crop, 1)  # every stripe of the crop's breadth, all rows high; also a view
+        self.columns = self.strip.unfold(1, crop, 1)  # every stripe of a crop's width over all rows; also a view
         self.free = (widths - crop + 1).to(device)  # start columns that leave room for a crop, per roll
         self.first = (widths.cumsum(0) - widths).to(device)
 
-    def __call__(self, batch, generator):
-        """Draw crops: float32 `(batch, 1, crop, crop)` in [0, 1]. generator: on the sampler's device."""
+    def __call__(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw crops: float32 `(batch, channels, crop, crop)` in [0, 1]. generator: on the sampler's device."""
         device = self.strip.device
         roll = torch.randint(len(self.free), (batch,), generator=generator, device=device)
-        place = torch.rand(batch, 3, generator=generator, device=device)
-        anywhere = place[:, 0] * self.free[roll]
-        at_edge = ((2 * place[:, 0] - 1) * EDGE_COLUMNS).clamp_min(0).minimum(self.free[roll] - 1)
-        x = self.first[roll] + torch.where(place[:, 2] < EDGE_SHARE, at_edge, anywhere).long()
+        position = torch.rand(batch, 3, generator=generator, device=device)
+        anywhere = position[:, 0] * self.free[roll]
+        at_edge = ((2 * position[:, 0] - 1) * EDGE_COLUMNS).clamp_min(0).minimum(self.free[roll] - 1)
+        x = self.first[roll] + torch.where(position[:, 2] < EDGE_SHARE, at_edge, anywhere).long()
         if self.normal_augmentation is None:
-            return self._cut(x, place[:, 1])
-        return self._vary(x, place[:, 1], generator)
+            crops = self._cut(x, position[:, 1])
+        else:
+            crops = self._vary(x, position[:, 1], generator, self.normal_augmentation)
+        return crops[:, None].expand(-1, self.channels, -1, -1)
 
     def _cut(self, x, down):
         """Crops from column x on, `down` (0 to 1) the roll, as they are."""
         y = (down * (self.strip.shape[0] - self.crop + 1)).long()
-        return self.windows[y, x][:, None].float() / 255
+        return self.windows[y, x].float() / 255
 
-    def _vary(self, x, down, generator):
-        """Crops from column x on, `down` (0 to 1) the roll, some stretched along the rows, in another light."""
+    def _vary(self, x, down, generator, augmentation):
+        """Crops from column x on, `down` (0 to 1) the roll, some stretched along the rows, contrast and tone varied."""
         chance, much, contrast, brightness = torch.rand(4, len(x), generator=generator, device=x.device)
-        normal_augmentation, height = self.normal_augmentation, self.strip.shape[0]
-        low, high = normal_augmentation.stretch
-        high = min(high, (height - 1) / max(self.crop - 1, 1))  # no more rows than the roll has
+        (low, high), height = self.stretch, self.strip.shape[0]
         stretched = low * (high / low) ** much
-        scale = torch.where(chance < normal_augmentation.share, stretched, torch.ones_like(stretched))
+        scale = torch.where(chance < augmentation.share, stretched, torch.ones_like(stretched))
         start = down * (height - 1 - (self.crop - 1) * scale)
-        start = torch.where(chance < normal_augmentation.share, start, start.round())  # whole rows stay as they are
+        start = torch.where(chance < augmentation.share, start, start.round())  # whole rows stay as they are
         rows = start[:, None] + scale[:, None] * torch.arange(self.crop, device=x.device)
         stripes = self.columns[:, x].transpose(0, 1).float()  # (B, height, crop)
         crops = row_weights(rows, height) @ stripes / 255
         mean = crops.mean((1, 2), keepdim=True)
-        gain = normal_augmentation.contrast ** (2 * contrast - 1)
-        offset = (2 * brightness - 1) * normal_augmentation.brightness
-        return ((crops - mean) * gain[:, None, None] + mean + offset[:, None, None]).clamp(0, 1)[:, None]
+        gain = augmentation.contrast ** (2 * contrast - 1)
+        offset = (2 * brightness - 1) * augmentation.brightness
+        return ((crops - mean) * gain[:, None, None] + mean + offset[:, None, None]).clamp(0, 1)
 
 
-def row_weights(rows, height):
-    """What each row of a picture contributes to the places `rows` between them, by cubic (Catmull-Rom) interpolation.
+def _possible_stretch(augmentation: NormalAugmentation, crop: int, height: int) -> tuple[float, float]:
+    """The part of the wanted range of stretches for which rolls of `height` rows have enough rows; warns if not all.
 
-    rows: float32 `(B, N)`, from 0 to height - 1. Returns float32 `(B, N, height)`; times a picture `(B, height, W)` it
-    gives `(B, N, W)`. Rows beyond the picture's border count as the outermost.
+    Raises `InputError` where not even the lower bound is possible.
+    """
+    low, high = augmentation.stretch
+    most = (height - 1) / max(crop - 1, 1)
+    if augmentation.share and low > most:
+        raise InputError(
+            f"stretch: from {low:g}; crops of {crop} pixels of rolls of {height} rows can have {most:.3g} at most; "
+            "give a smaller stretch or smaller crops"
+        )
+    if augmentation.share and high > most:
+        warnings.warn(
+            f"stretch: up to {high:g} was asked for; crops of {crop} pixels of rolls of {height} rows can have "
+            f"{most:.3g} at most, which is used",
+            stacklevel=3,
+        )
+    return low, min(high, most)
+
+
+def row_weights(rows: torch.Tensor, height: int) -> torch.Tensor:
+    """Weights of an image's rows in a resampling at the positions `rows`, by cubic (Catmull-Rom) interpolation.
+
+    rows: float32 `(B, N)`, from 0 to height - 1. Returns float32 `(B, N, height)`; times an image `(B, height, W)` it
+    gives `(B, N, W)`. Rows beyond the image's border count as the outermost.
     """
     before = rows.floor()
     t = rows - before

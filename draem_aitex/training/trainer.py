@@ -1,46 +1,76 @@
 """The trainer: the state of a run, and the one step that it repeats.
 
-Crops in, corrupted on the spot, two losses, one optimiser, averaged weights. The same step runs on a CPU, on a GPU and,
+Crops in, corrupted on the spot, two losses, one optimizer, averaged weights. The same step runs on a CPU, on a GPU and,
 under `torchrun`, on several of them: PyTorch's DDP averages their gradients, every rank draws crops of its own.
 """
 
 import copy
-from dataclasses import asdict
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from draem_aitex.anomalies.augmenter import Augmenter
+from draem_aitex.anomalies.augmenter import AugmentedBatch, Augmenter
+from draem_aitex.data.rolls import Roll
 from draem_aitex.devices import computes_in_bfloat16, pick_device
 from draem_aitex.errors import InputError, one_line
-from draem_aitex.model.draem import build_draem
+from draem_aitex.model.draem import DRAEM, build_draem
 from draem_aitex.model.losses import reconstruction_loss, segmentation_loss
 from draem_aitex.training import distributed
-from draem_aitex.training.checkpoint import network_content
+from draem_aitex.training.checkpoint import network_content, on_host
+from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.sampler import CropSampler
 
+AHEAD = 8  # steps whose crops a GPU draws and corrupts in one call: it would wait for the launches of single ones
 
-def precision(device, wanted="auto"):
+
+@contextmanager
+def precision(device: torch.device, wanted: str = "auto") -> Iterator[None]:
     """Autocast to bfloat16 where the device computes in it, unless `wanted` is "float32".
 
-    What stays in float32 (losses, optimiser) is computed in float32: PyTorch's switch for TF32 in matrix products is
-    left as it is found, which is off.
+    What is in float32 is computed in float32: within this context, cuDNN's convolutions don't use TF32, which PyTorch
+    lets them do by default (in matrix products it does not). Gradients computed outside of it would.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted != "float32" and computes_in_bfloat16(device))
+    cudnn = torch.backends.cudnn
+    as_found = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    sixteen_bits = wanted != "float32" and computes_in_bfloat16(device)
+    with cudnn.flags(**as_found, allow_tf32=False), torch.autocast(device.type, torch.bfloat16, enabled=sixteen_bits):
+        yield
 
 
 class Trainer:
-    """State of a run and its single step. `train` drives it; a notebook may call `step` by hand.
+    """State of a run and its single step. `train_networks` drives it; a notebook may call `step` by hand.
 
-    compiled: let `torch.compile` fuse the networks' operations, which pays on CUDA and takes a minute first.
+    Args:
+        rolls: `data.rolls.Roll`, defect-free.
+        config: what defines the run.
+        device: "auto", "cpu", "cuda" or a `torch.device`.
+        compiled: let `torch.compile` fuse the networks' operations, which pays on CUDA and takes a minute first.
+        ahead: steps whose crops are drawn and corrupted in one call; `AHEAD` on CUDA and 1 elsewhere unless given.
+
+    Raises:
+        InputError: rolls, a configuration or a device that can't be used.
     """
 
-    def __init__(self, rolls, config, device="auto", compiled=False):
-        self.config, self.device = config, pick_device(device)
-        self.model = build_draem(config.preset, config.seed).to(self.device, memory_format=torch.channels_last).train()
+    def __init__(
+        self,
+        rolls: list[Roll],
+        config: TrainConfig,
+        device: str | torch.device = "auto",
+        compiled: bool = False,
+        ahead: int | None = None,
+    ) -> None:
+        self.config, self.device, self.compiled = config, pick_device(device), compiled
+        self.ahead = ahead or (AHEAD if self.device.type == "cuda" else 1)
+        self.model: DRAEM = (
+            build_draem(config.preset, config.seed).to(self.device, memory_format=torch.channels_last).train()
+        )
         # `swa_utils.AveragedModel` would ask a counter on the host at every step, for which a GPU would be waited for.
-        self.average = copy.deepcopy(self.model).eval()
+        self.average: DRAEM = copy.deepcopy(self.model).eval()
         self.moving_average = get_ema_multi_avg_fn(config.ema_decay)
         pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
         moving = [pair for pair in pairs if pair[0].is_floating_point()]  # the others only count batches
@@ -48,62 +78,82 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.parallel = DistributedDataParallel(self.model) if distributed.count() > 1 else self.model
-        self.compiled = compiled
+        self.parallel: torch.nn.Module = self.model
+        if distributed.count() > 1:
+            self.parallel = DistributedDataParallel(self.model)
         if compiled:
             self.parallel = torch.compile(self.parallel)
-        self.sampler = CropSampler(rolls, config.crop, self.device, config.normal_augmentation)
+        channels = self.model.config.channels
+        self.sampler = CropSampler(rolls, config.crop, self.device, config.normal_augmentation, channels)
         self.augmenter = Augmenter(config.augmenter)
-        self.steps, self.seconds, self.log = 0, 0.0, []
+        self.steps, self.seconds = 0, 0.0
+        self.log: list[dict[str, float]] = []
         self.generator = self._fresh_generator()
-        self.all_finite = torch.ones(
-            (), dtype=torch.bool, device=self.device
-        )  # every loss and gradient so far was finite
+        self._drawn: tuple[torch.Tensor, AugmentedBatch] | None = None  # crops of `ahead` steps
+        self.all_finite = torch.ones((), dtype=torch.bool, device=self.device)  # every loss and gradient so far was
 
     @property
-    def progress(self):
+    def progress(self) -> float:
         """Part of the budget used, 0 to 1 and beyond."""
         if self.config.steps is not None:
             return self.steps / self.config.steps
         return self.seconds / (60 * self.config.minutes)
 
-    def step(self):
+    def step(self) -> dict[str, torch.Tensor]:
         """One batch: returns the losses by name, as tensors (no wait for the device)."""
         self.set_learning_rate()
-        clean = self.sampler(self.config.batch, self.generator)
-        losses = self.backward(clean, self.augmenter(clean, self.generator))
+        losses = self.backward(*self.draw())
         self.optimizer_step()
         self.all_finite &= losses["loss"].isfinite()
         self.steps += 1
         return losses
 
-    def set_learning_rate(self):
-        """Give the optimiser the learning rate of the coming step."""
+    def set_learning_rate(self) -> None:
+        """Give the optimizer the learning rate of the coming step."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.steps, self.progress)
 
-    def backward(self, clean, batch):
-        """Gradients of both losses on a corrupted batch and its clean original; returns the losses by name."""
-        reconstruction, logits = self.forward(batch.images)
-        repainted = reconstruction_loss(reconstruction, clean)
-        segmented = segmentation_loss(logits, batch.masks)
-        loss = repainted.total + segmented.total
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        return {"loss": loss.detach(), **repainted.parts, **segmented.parts}
+    def draw(self) -> tuple[torch.Tensor, AugmentedBatch]:
+        """The coming step's normal crops, float32 `(batch, channels, crop, crop)`, and what the augmenter made of them.
 
-    def forward(self, images):
-        """What the networks make of a batch, in the precision and memory layout of training."""
+        Those of `ahead` steps are drawn together, beginning with a step whose number is a multiple of `ahead`.
+        """
+        size, part = self.config.batch, self.steps % self.ahead
+        if self._drawn is None or part == 0:
+            self._state_before = self.generator.get_state()
+            clean = self.sampler(self.ahead * size, self.generator)
+            self._drawn = clean, self.augmenter(clean, self.generator)
+        (clean, corrupted), mine = self._drawn, slice(part * size, (part + 1) * size)
+        parts = {name: value[mine] for name, value in vars(corrupted).items() if isinstance(value, torch.Tensor)}
+        return clean[mine], dataclasses.replace(corrupted, **parts)
+
+    def backward(self, clean: torch.Tensor, batch: AugmentedBatch) -> dict[str, torch.Tensor]:
+        """Gradients of both losses on a corrupted batch and its clean original; returns the losses by name."""
+        with precision(self.device, "float32"), self._compile_errors():
+            reconstruction, logits = self.forward(batch.images)
+            reconstructed = reconstruction_loss(reconstruction, clean)
+            segmented = segmentation_loss(logits, batch.masks)
+            loss = reconstructed.total + segmented.total
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        return {"loss": loss.detach(), **reconstructed.parts, **segmented.parts}
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The networks' reconstruction and logits of a batch, in the precision and memory layout of training."""
+        with precision(self.device, self.config.precision):
+            return self.parallel(images.contiguous(memory_format=torch.channels_last))
+
+    @contextmanager
+    def _compile_errors(self):
         try:
-            with precision(self.device, self.config.precision):
-                return self.parallel(images.contiguous(memory_format=torch.channels_last))
+            yield
         except Exception as error:
-            if not self.compiled or not type(error).__module__.startswith("torch._dynamo"):
+            if not self.compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             raise InputError(f"compile: not possible on this machine ({one_line(error)}); train without it") from None
 
-    def optimizer_step(self):
-        """Move the weights along their gradients, and the averaged weights after them."""
+    def optimizer_step(self) -> None:
+        """Move the weights along their gradients, clipped to a norm of 1, and the averaged weights after them."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.all_finite &= norm.isfinite()
         self.optimizer.step()
@@ -114,33 +164,35 @@ class Trainer:
         """Draw the averaged weights, and batch norm's statistics with them, a little towards the present ones."""
         if self.steps == 0:
             self.average.load_state_dict(self.model.state_dict())
-            return
-        self.moving_average(*self.averaged, None)
+        else:
+            self.moving_average(*self.averaged, None)
 
-    def check(self):
+    def check(self) -> None:
         """Raise `InputError` if a loss or a gradient was not finite since the run began. Waits for the device."""
         if not self.all_finite:
-            raise InputError(
+            raise distributed.shared_error(
                 f"loss: not finite at step {self.steps} or shortly before; expected a number; the last checkpoint, if "
                 f"any, is from before and stays: begin anew with a lower rate than {self.config.learning_rate}"
             )
 
-    def state(self, finished):
+    def state(self, finished: bool) -> dict[str, Any]:
         """The averaged weights for whoever wants to use them and, while unfinished, everything `restore` needs.
 
-        With several ranks all of them must call this: each has a random state of its own to give.
+        A copy on the host. With several ranks all of them must call this, for each has a random state of its own to
+        give; the first alone gets the content, the others an empty dict.
         """
-        content = {**network_content(self.average), "config": asdict(self.config), "log": self.log}
+        due = self._drawn is None or self.steps % self.ahead == 0  # the coming step draws
+        generators = distributed.gathered(self.generator.get_state() if due else self._state_before)
+        if distributed.rank() > 0:
+            return {}
+        content = {**network_content(self.average), "config": dataclasses.asdict(self.config), "log": list(self.log)}
         content |= {"steps": self.steps, "seconds": self.seconds, "finished": finished}
         if not finished:
-            content["training"] = {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "generators": distributed.gathered(self.generator.get_state()),
-            }
+            learned = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            content["training"] = {**on_host(learned), "generators": generators}
         return content
 
-    def restore(self, content):
+    def restore(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint's content, written by as many ranks or by others, on this device or another."""
         self.steps, self.seconds, self.log = content["steps"], content["seconds"], list(content["log"])
         self.average.load_state_dict(content["weights"])
@@ -149,7 +201,7 @@ class Trainer:
         saved = content["training"]
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        mine = saved["generators"][distributed.rank() : distributed.rank() + 1]
+        mine, self._drawn = saved["generators"][distributed.rank() : distributed.rank() + 1], None
         if mine and mine[0].shape == self.generator.get_state().shape:
             self.generator.set_state(mine[0].cpu())
         else:  # a rank, or a kind of device, that was not there before
