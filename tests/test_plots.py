@@ -1,4 +1,4 @@
-"""Plots: arrays in, a figure out; what it shows is read back from the figure, not only that it exists."""
+"""Plots and charts: arrays in, a figure out; what it shows is read back from the figure, not only that it exists."""
 
 import io
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from draem_aitex import plots
+from draem_aitex import charts, plots
 from draem_aitex.detectors import regions
 from draem_aitex.errors import InputError
 
@@ -30,15 +30,17 @@ FIGURES = {
     "map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024)),
     "zoomed map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024), zoom=(400, 700)),
     "maps compared": lambda: plots.show_maps_compared(ROLL, {"a": MAP, "b": MAP}, MASK, {"a": 0.5, "b": 0.1}),
-    "training": lambda: plots.plot_training(LOG),
-    "training, nothing yet": lambda: plots.plot_training([]),
-    "curves": lambda: plots.plot_roc_pr([True, False, True, False], [0.9, 0.2, 0.4, 0.5], 0.45),
-    "scores": lambda: plots.plot_scores(RNG.random(50), RNG.random(9), 0.8),
-    "losses": lambda: plots.plot_losses_table(["L1", "SSIM"], ["blur", "shift", "dark"], np.ones((3, 2))),
-    "levels": lambda: plots.plot_levels({"one": [(16, 8, 8), (32, 4, 4), (16, 8, 8)]}, skips=["one"]),
-    "spectrum": lambda: plots.plot_spectrum(ROLL[:, :256]),
-    "defect sizes": lambda: plots.plot_defect_sizes({"nep": [5, 50, 500], "crease": [7]}),
-    "hits": lambda: plots.plot_hits([("nep", 2, 3), ("crease", 0, 0)]),
+    "training": lambda: charts.plot_training(LOG),
+    "training, nothing yet": lambda: charts.plot_training([]),
+    "training and a sample": lambda: charts.plot_training(LOG, {"crop": CROPS[0], "predicted mask": CROPS[1]}),
+    "no defects to hit": lambda: charts.plot_hits([]),
+    "curves": lambda: charts.plot_roc_pr([True, False, True, False], [0.9, 0.2, 0.4, 0.5], 0.45),
+    "scores": lambda: charts.plot_scores(RNG.random(50), RNG.random(9), 0.8),
+    "losses": lambda: charts.plot_losses_table(["L1", "SSIM"], ["blur", "shift", "dark"], np.ones((3, 2))),
+    "levels": lambda: charts.plot_levels({"one": [(16, 8, 8), (32, 4, 4), (16, 8, 8)]}, skips=["one"]),
+    "spectrum": lambda: charts.plot_spectrum(ROLL[:, :256]),
+    "defect sizes": lambda: charts.plot_defect_sizes({"nep": [5, 50, 500], "crease": [7]}),
+    "hits": lambda: charts.plot_hits([("nep", 2, 3), ("crease", 0, 0)]),
 }
 
 
@@ -48,15 +50,17 @@ def test_every_figure_draws(name):
     assert isinstance(figure, Figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=50)
-    picture = cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR)
-    assert picture.std() > 5, "nothing is drawn"
+    image = cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+    assert image.std() > 5, "nothing is drawn"
 
 
 def test_a_map_has_one_fixed_scale():
     """A normal roll must look normal: the colours run from 0 to 1 whatever the map holds."""
-    for level in (1e-3, 0.9):
-        figure = plots.show_map(ROLL, np.full(ROLL.shape, level, np.float32))
+    for value in (1e-3, 0.9):
+        figure = plots.show_map(ROLL, np.full(ROLL.shape, value, np.float32))
         assert figure.axes[1].images[0].get_clim() == (0, 1)
+        sample = charts.plot_training(LOG, {"predicted mask": figure.axes[1].images[0].get_array()[:, :64]})
+        assert sample.subfigs[1].axes[0].images[0].get_clim() == (0, 1)
 
 
 def test_compared_maps_put_every_threshold_at_one_half():
@@ -66,24 +70,40 @@ def test_compared_maps_put_every_threshold_at_one_half():
 
 
 def test_curves_pass_the_operating_point():
-    figure = plots.plot_roc_pr([True, True, False, False], [0.9, 0.4, 0.5, 0.2], threshold=0.45)
+    figure = charts.plot_roc_pr([True, True, False, False], [0.9, 0.4, 0.5, 0.2], threshold=0.45)
     roc, pr = figure.axes
     assert [point.tolist() for point in roc.lines[-1].get_data()] == [[0.5], [0.5]]
     assert [float(value[0]) for value in pr.lines[-1].get_data()] == [0.5, 0.5]
 
 
 def test_loss_curves_are_the_logs():
-    axis = plots.plot_training(LOG).axes[0]
+    axis = charts.plot_training(LOG).axes[0]
     assert [line.get_label() for line in axis.lines] == ["l1", "ssim", "fft"]
     assert axis.lines[0].get_ydata()[-1] == 0.25
 
 
+def test_outlines_are_where_the_mask_is_zoomed_or_not():
+    whole = plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024))
+    ring, edges, predicted = whole.axes[0].lines[0], whole.axes[0].lines[1:3], whole.axes[0].lines[3]
+    assert (min(ring.get_xdata()), max(ring.get_xdata())) == (500 - 12 - 28, 519 + 13 + 28)
+    assert [line.get_xdata()[0] for line in edges] == [10, 1023], "half open: drawn on the last column"
+    assert (min(predicted.get_xdata()), max(predicted.get_ydata())) == (500, 109)
+    zoomed = plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024), zoom=(400, 700)).axes[0]
+    assert zoomed.get_xlim() == (-0.5, 299.5) and min(zoomed.lines[0].get_xdata()) == 100
+
+
+def test_hits_are_told_in_numbers():
+    axis = charts.plot_hits([("nep", 2, 3), ("crease", 0, 0)]).axes[0]
+    assert [text.get_text() for text in axis.texts] == [" 2 of 3", " 0 of 0"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["nep", "crease"]
+
+
 def test_overlay_reddens_what_scores_and_leaves_the_rest():
-    picture = regions.overlay(ROLL, MAP, 0.5)
-    assert picture.shape == (*ROLL.shape, 3) and picture.dtype == np.uint8
-    inside, outside = picture[105, 510].astype(int), picture[10, 10].astype(int)
+    image = regions.overlay(ROLL, MAP, 0.5)
+    assert image.shape == (*ROLL.shape, 3) and image.dtype == np.uint8
+    inside, outside = image[105, 510].astype(int), image[10, 10].astype(int)
     assert inside[0] > inside[1] + 60 and abs(outside[0] - outside[1]) < 15
-    assert (picture[100, 500] == (41, 182, 246)).all(), "the outline of what passes the threshold"
+    assert (image[100, 500] == (41, 182, 246)).all(), "the outline of what passes the threshold"
 
 
 @pytest.mark.parametrize(
@@ -91,8 +111,8 @@ def test_overlay_reddens_what_scores_and_leaves_the_rest():
     [
         lambda: plots.show_map(ROLL, MAP[:, :-1]),
         lambda: plots.show_rolls([ROLL], masks=[MASK[:-1]]),
-        lambda: plots.plot_roc_pr([True, True], [0.1, 0.2]),
-        lambda: plots.plot_losses_table(["L1"], ["blur"], np.ones((2, 2))),
+        lambda: charts.plot_roc_pr([True, True], [0.1, 0.2]),
+        lambda: charts.plot_losses_table(["L1"], ["blur"], np.ones((2, 2))),
         lambda: regions.overlay(ROLL, MAP[:-1], 0.5),
     ],
 )

@@ -1,0 +1,181 @@
+"""Curves, bars and histograms: functions that take arrays and return a matplotlib `Figure`; images are in `plots`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from draem_aitex.errors import InputError
+from draem_aitex.plots import WIDTH, check_shapes, draw_image, draw_map, panels
+
+GREY, RED, TEAL, DARK = "#546e7a", "#d50000", "#00838f", "#263238"
+
+
+def plot_training(
+    log: Sequence[Mapping[str, float]] | Mapping[str, Sequence[float]], sample: Mapping[str, np.ndarray] | None = None
+) -> Figure:
+    """Loss curves: the reconstruction's parts, the segmentation's parts, the learning rate; below them a sample.
+
+    log: rows as `TrainResult.log` has them, or a dict of lists with the same keys. sample: title to `(H, W)` in
+    [0, 1]; images whose title ends in "mask" are drawn on the scale of anomaly maps.
+    """
+    if not isinstance(log, Mapping):
+        log = {name: [row[name] for row in log] for name in (log[0] if log else {})}
+    figure = Figure(figsize=(WIDTH, 5.4 if sample else 2.8), layout="constrained")
+    upper, lower = figure.subfigures(2 if sample else 1, 1, squeeze=False).flat[[0, -1]]
+    axes = upper.subplots(1, 3)
+    parts = (("reconstruction", ("l1", "ssim", "fft")), ("segmentation", ("bce", "focal")), ("learning rate", ()))
+    for axis, (title, names) in zip(axes, parts, strict=True):
+        for name in names:
+            axis.plot(log.get("step", []), log.get(name, []), label=name)
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if names:
+            axis.set(yscale="log", ylabel="loss")
+            narrow = {"fontsize": 9, "ncols": 3, "handlelength": 0.8, "handletextpad": 0.4, "columnspacing": 0.8}
+            # Above the axis: inside it would cover a curve.
+            axis.legend(**narrow, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
+    axes[2].plot(log.get("step", []), log.get("learning_rate", []), color="black")
+    if sample:
+        for axis, (title, image) in zip(
+            lower.subplots(1, len(sample), squeeze=False).flat, sample.items(), strict=True
+        ):
+            (draw_map if title.endswith("mask") else draw_image)(axis, image, title=title)
+    return figure
+
+
+def plot_roc_pr(labels: Any, scores: Any, threshold: float | None = None, grid: Any = None, bands: Any = ()) -> Figure:
+    """ROC and precision-recall curve; the threshold's operating point as a dot, bands behind the curves.
+
+    labels: bool `(N,)`; scores: float `(N,)`; bands: of `bootstrap.curve_bands` or None, at `grid`. Raises
+    `InputError` where a class is missing or the shapes differ.
+    """
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    labels, scores = np.asarray(labels, bool), np.asarray(scores)
+    check_shapes(labels, scores, "labels and scores")
+    if labels.all() or not labels.any():
+        raise InputError(f"labels: {labels.sum()} of {len(labels)} positive; expected both classes; add patches")
+    figure, ((roc, pr),) = panels(WIDTH * 0.85, 3.8, columns=2)
+    roc.plot(*roc_curve(labels, scores)[:2])
+    roc.plot([0, 1], [0, 1], color="grey", linestyle=":", label="guessing")
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    pr.plot(recall, precision)
+    pr.axhline(labels.mean(), color="grey", linestyle=":", label="guessing")
+    if threshold is not None:
+        predicted = scores > threshold
+        found = predicted[labels].mean()
+        roc.plot(predicted[~labels].mean(), found, "o", color=RED, label="threshold")
+        if predicted.any():
+            pr.plot(found, labels[predicted].mean(), "o", color=RED, label="threshold")
+    for axis, band in zip((roc, pr), bands or (), strict=False):
+        axis.fill_between(grid, *band, alpha=0.2, linewidth=0)
+    roc.set(title="ROC", xlabel="false-positive rate", ylabel="recall")
+    pr.set(title="precision-recall", xlabel="recall", ylabel="precision")
+    for axis in (roc, pr):
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=9)
+    return figure
+
+
+def plot_scores(normal: np.ndarray, defective: np.ndarray, threshold: float | None = None) -> Figure:
+    """Histograms of patch scores `(N,)`, normal and defective, counts on a log scale; the threshold as a line."""
+    figure, ((axis,),) = panels(WIDTH * 0.7, 3)
+    top = max(1.0, *(float(np.max(part)) for part in (normal, defective) if len(part)))
+    bins = np.linspace(0, top, 41)
+    for name, scores, colour in (("normal", normal, GREY), ("defective", defective, RED)):
+        axis.hist(scores, bins, alpha=0.6, label=f"{name} ({len(scores)})", color=colour)
+    if threshold is not None:
+        axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3g}")
+    axis.set(yscale="log", ylim=(0.7, None), xlabel="patch score", ylabel="patches (log scale)")
+    axis.legend(fontsize=9)
+    return figure
+
+
+def plot_losses_table(names: Sequence[str], corruptions: Sequence[str], values: Any) -> Figure:
+    """What each loss sees: a table of numbers, each column coloured by its share of the column's largest.
+
+    names: of the losses (columns); corruptions: names (rows); values: `(rows, columns)`, not negative. Raises
+    `InputError` for another shape.
+    """
+    values, shape = np.asarray(values, float), (len(corruptions), len(names))
+    if values.shape != shape:
+        raise InputError(f"values: shape {values.shape}; expected {shape} (rows, columns); give one for each cell")
+    share = values / np.maximum(values.max(axis=0), 1e-12)
+    figure, ((axis,),) = panels(1.1 * len(names) + 2.5, 0.42 * len(corruptions) + 0.9)
+    shown = axis.imshow(share, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        colour = "black" if share[row, column] > 0.6 else "white"
+        axis.text(column, row, f"{value:.3g}", ha="center", va="center", color=colour, fontsize=9)
+    axis.set_xticks(range(len(names)), names)
+    axis.set_yticks(range(len(corruptions)), corruptions)
+    axis.tick_params(length=0)
+    figure.colorbar(shown, ax=axis, label="share of column's largest")
+    return figure
+
+
+def plot_levels(networks: Mapping[str, Sequence[tuple[int, int, int]]], skips: Sequence[str] = ()) -> Figure:
+    """What the levels of encoder-decoders hand on: a bar each, the higher the larger its maps, with their number.
+
+    networks: name to the `(channels, height, width)` of every level, from the first down to the lowest and up again;
+    skips: names of those whose decoder also gets what the encoder had at the same size, drawn as arrows.
+    """
+    figure, axes = panels(WIDTH * 0.75, 2.3 * len(networks), len(networks))
+    for axis, (name, shapes) in zip(axes.flat, networks.items(), strict=True):
+        tallest = max(height for _, height, _ in shapes)
+        heights = [0.15 + height / tallest for _, height, _ in shapes]
+        lowest = (len(shapes) - 1) // 2
+        for index, ((channels, height, width), tall) in enumerate(zip(shapes, heights, strict=True)):
+            colour = GREY if index < lowest else TEAL if index > lowest else DARK
+            axis.bar(index, tall, width=0.5, bottom=-tall / 2, color=colour)
+            axis.annotate(str(channels), (index, 0), ha="center", va="center", fontsize=11, color="white")
+            axis.annotate(f"{height} × {width}", (index, -tall / 2), ha="center", va="top", fontsize=9)
+        for index in range(lowest if name in skips else 0):
+            above = 0.5 * heights[index] - 0.07  # higher than the bars between the two ends
+            ends = (index + 0.25, above), (2 * lowest - index - 0.25, above)
+            axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "-|>", "color": "#757575"})
+        axis.set(xlim=(-0.6, len(shapes) - 0.4), ylim=(-0.85, 0.7))
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.set_axis_off()
+    return figure
+
+
+def plot_spectrum(patch: np.ndarray) -> Figure:
+    """An image and its spectrum, log(1 + |F|), zero frequency in the middle. patch: `(H, W)`, uint8 or 0 to 1."""
+    image = np.asarray(patch, np.float32) / (255 if np.asarray(patch).dtype == np.uint8 else 1)
+    spectrum = np.log1p(np.abs(np.fft.fftshift(np.fft.fft2(image - image.mean(), norm="ortho"))))
+    figure, ((left, right),) = panels(WIDTH * 0.75, 3.4, columns=2)
+    draw_image(left, image, title="fabric")
+    shown = right.imshow(spectrum, cmap="viridis", vmin=0, extent=(-0.5, 0.5, 0.5, -0.5))
+    right.set(title="spectrum", xlabel="cycles per px across", ylabel="cycles per px down")
+    figure.colorbar(shown, ax=right, label="log(1 + |F|)")
+    return figure
+
+
+def plot_defect_sizes(sizes_by_type: Mapping[str, Sequence[float]]) -> Figure:
+    """Mask pixels of every defect, by type, on a log scale, the median as a line. sizes_by_type: name to counts."""
+    figure, ((axis,),) = panels(WIDTH * 0.8, 0.5 * len(sizes_by_type) + 1)
+    for row, sizes in enumerate(sizes_by_type.values()):
+        axis.plot(sizes, np.full(len(sizes), row), "o", alpha=0.5, color=GREY)
+        median = float(np.median(sizes))
+        axis.plot([median, median], [row - 0.35, row + 0.35], color=RED, linewidth=2)
+        axis.annotate(f"{median:.0f}", (median, row - 0.37), ha="center", va="bottom", fontsize=9, color=RED)
+    axis.set_yticks(range(len(sizes_by_type)), list(sizes_by_type))
+    axis.set(xscale="log", xlabel="mask pixels of a defect (red: median)", ylim=(len(sizes_by_type) - 0.4, -0.8))
+    axis.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def plot_hits(rows: Sequence[tuple[str, int, int]]) -> Figure:
+    """Defects hit, by type, as bars with counts. rows: of `(name, hits, defects)`."""
+    figure, ((axis,),) = panels(WIDTH * 0.7, 0.4 * len(rows) + 0.9)
+    defects = [count for *_, count in rows]
+    bars = axis.barh(range(len(rows)), defects, color="#cfd8dc", tick_label=[name for name, *_ in rows])
+    axis.barh(range(len(rows)), [hits for _, hits, _ in rows], color=TEAL)
+    axis.bar_label(bars, [f" {hits} of {count}" for _, hits, count in rows], fontsize=9)
+    axis.set(xlabel="defects (dark: hit)", xlim=(0, 1.2 * max([*defects, 1])))
+    axis.invert_yaxis()
+    return figure
