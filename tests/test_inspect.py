@@ -13,7 +13,7 @@ from test_cli import fails_with_one_line
 from draem_aitex.cli import inspection
 from draem_aitex.cli.main import main
 from draem_aitex.data import fabric_edges
-from draem_aitex.data.images import pictures_in, read_image, read_picture
+from draem_aitex.data.images import images_in, read_image, read_noted
 from draem_aitex.detectors import regions
 from draem_aitex.errors import InputError
 from draem_aitex.simulation import loom
@@ -82,10 +82,10 @@ def test_every_kind_of_file_becomes_its_grey_levels(grey, tmp_path):
 
 def test_what_a_file_loses_is_said(grey, tmp_path):
     (tmp_path / "pages.tif").write_bytes(kinds_of_files(grey)["pages.tif"])
-    assert read_picture(tmp_path / "pages.tif")[1] == ["3 pages; the first is used"]
+    assert read_noted(tmp_path / "pages.tif")[1] == ["3 pages; the first is used"]
     dark = save(tmp_path / "dark.png", grey.astype(np.uint16) * 16)  # twelve bits of a camera, stored in sixteen
-    assert read_picture(dark)[1] == ["16 bits, divided by 257: grey levels 0 to 15 of 255"]
-    assert read_picture(save(tmp_path / "plain.png", grey))[1] == []
+    assert read_noted(dark)[1] == ["16 bits, divided by 257: grey levels 0 to 15 of 255"]
+    assert read_noted(save(tmp_path / "plain.png", grey))[1] == []
 
 
 def test_a_truncated_jpeg_is_named_even_with_a_preview_in_its_header(grey, tmp_path):
@@ -130,12 +130,12 @@ def test_a_folder_and_files_together(cloth, tmp_path, capsys):
     for name in ("b.png", "a.TIF", "c.bmp", ".hidden.png", "below/d.png"):
         save(folder / name, cloth)
     (folder / "notes.txt").write_text("not a picture")
-    assert [path.name for path in pictures_in(folder)] == ["a.TIF", "b.png", "c.bmp"]
+    assert [path.name for path in images_in(folder)] == ["a.TIF", "b.png", "c.bmp"]
     other = save(tmp_path / "other.png", cloth)
     out = tmp_path / "out"
     assert inspect(other, folder, "--out", out, "--json", out / "found.json") == 0
     printed = capsys.readouterr()
-    assert [line.split()[0] for line in printed.out.splitlines()] == [str(other), *map(str, pictures_in(folder))]
+    assert [line.split()[0] for line in printed.out.splitlines()] == [str(other), *map(str, images_in(folder))]
     assert "4 of 4 pictures name no calibrated fabric (00, 01, 02, 03, 04, 05, 06): scored as is" in printed.err
     assert len(list(out.iterdir())) == 9 and len(json.loads((out / "found.json").read_text())["pictures"]) == 4
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from draem_aitex.data.images import png_header, read_image
-from draem_aitex.data.rolls import MASK_THRESHOLD, PARTS, Collection, Record, read_mask
+from draem_aitex.data.images import image_size, read_image
+from draem_aitex.data.rolls import AITEX_NAME, MASK_THRESHOLD, PARTS, Collection, Record, read_mask
 from draem_aitex.errors import InputError
 from draem_aitex.files import sha256
 
@@ -35,7 +35,7 @@ DEFECTS = {
 
 
 def defect_name(code):
-    """A defect code in words: AITEX's name, "unknown defect" for digits it does not have; words stand for themselves."""
+    """A defect code in words, "unknown defect" for one that AITEX does not have; what is no code stands for itself."""
     return DEFECTS.get(code, "unknown defect" if code.isdigit() else code)
 
 
@@ -59,7 +59,6 @@ FOLDERS = {
 SIMULATED_MARK = "simulated.json"  # the loom leaves this file in every folder it makes
 ROLL_HEIGHT, ROLL_WIDTH = 256, 4096  # pixels
 
-_IMAGE_NAME = re.compile(r"(\d{4})_(\d{2,3})_(\d{2})")
 _MASK_NAME = re.compile(r"(\d{4}_\d{2,3}_\d{2})_mask\d?")
 
 
@@ -123,7 +122,7 @@ def _pair_masks(paths, quirks):
 
 
 def _parse(path, kind, masks, quirks):
-    match = _IMAGE_NAME.fullmatch(path.stem)
+    match = AITEX_NAME.fullmatch(path.stem)
     if match is None:
         quirks.append(f"{path.name}: no roll name (nnnn_ddd_ff.png); not used")
         return None
@@ -147,12 +146,6 @@ def _parse(path, kind, masks, quirks):
     return Record(path, int(number), defect, fabric, own_masks)
 
 
-def fabric_code(path):
-    """The fabric code in a picture's name, None where it is no AITEX name."""
-    match = _IMAGE_NAME.fullmatch(Path(path).stem)
-    return match[3] if match else None
-
-
 def find_quirks(collection):
     """Open every file's header and every mask: quirks that names alone don't show.
 
@@ -162,12 +155,12 @@ def find_quirks(collection):
     quirks = list(collection.quirks)
     with_alpha, grey_edged, masks = [], [], 0
     for record in collection.records:
-        height, width, _ = png_header(record.path)
+        height, width, _ = image_size(record.path)
         if (height, width) != (ROLL_HEIGHT, ROLL_WIDTH):
             quirks.append(f"{record.path.name}: {width} x {height} pixels instead of 4096 x 256; used as it is")
         if record.masks and not read_mask(record).any():
             quirks.append(f"{record.path.name}: its mask is empty; counts at roll level only")
-        with_alpha += [path.name for path in (record.path, *record.masks) if png_header(path)[2] in (2, 4)]
+        with_alpha += [path.name for path in (record.path, *record.masks) if image_size(path)[2] in (2, 4)]
         masks += len(record.masks)
         for path in record.masks:
             levels = np.unique(read_image(path))

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from draem_aitex.data.fabric_edges import fabric_edges
-from draem_aitex.data.images import pictures_in, read_image
+from draem_aitex.data.images import images_in, read_image
 from draem_aitex.data.patcher import PATCH, extract_patches
 from draem_aitex.data.rolls import MASK_THRESHOLD, Roll
 from draem_aitex.errors import InputError
@@ -98,12 +98,12 @@ class FolderDataset(PatchDataset):
 
     def __init__(self, root, size=PATCH, stride=None, remainder="cover"):
         root = Path(root)
-        good = pictures_in(root / "good")
+        good = images_in(root / "good")
         if not good:
             raise InputError(f"{root}: no pictures in {root / 'good'}; expected PNG, JPEG, TIFF or BMP; put some there")
-        masks = {path.stem.removesuffix("_mask"): path for path in pictures_in(root / "masks")}
+        masks = {path.stem.removesuffix("_mask"): path for path in images_in(root / "masks")}
         self.rolls = [_load(path, "000", None) for path in good]
-        self.rolls += [_load(path, "bad", masks.get(path.stem)) for path in pictures_in(root / "bad")]
+        self.rolls += [_load(path, "bad", masks.get(path.stem)) for path in images_in(root / "bad")]
         super().__init__(self.rolls, size, stride, remainder)
 
 

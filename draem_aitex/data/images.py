@@ -23,10 +23,10 @@ def read_image(path):
 
     Returns uint8 `(H, W)`. Raises `InputError` for a file that is missing, unreadable or truncated.
     """
-    return read_picture(path)[0]
+    return read_noted(path)[0]
 
 
-def read_picture(path):
+def read_noted(path):
     """`read_image`, and what its user should know of the file: `(image, notes)`, the notes a list of sentences."""
     path = Path(path)
     try:
@@ -52,7 +52,7 @@ def read_picture(path):
     return np.ascontiguousarray(image), notes
 
 
-def pictures_in(folder):
+def images_in(folder):
     """The picture files in a folder, known by their endings, in the order of their names; folders in it are not read.
 
     Hidden files are none: some file systems keep a "._roll.png" beside a "roll.png".
@@ -102,7 +102,7 @@ def _check_png(path, data):
         position = end
 
 
-def png_header(path):
+def image_size(path):
     """Size and channels of a PNG, read from its first 26 bytes: `(height, width, channels)`."""
     with open(path, "rb") as file:
         head = file.read(26)

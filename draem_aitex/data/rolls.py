@@ -3,6 +3,7 @@
 A roll is one long image of fabric, as AITEX has them; an image of one's own is one too, however small.
 """
 
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from draem_aitex.data.fabric_edges import fabric_edges, find_selvedges
-from draem_aitex.data.images import png_header, read_image
+from draem_aitex.data.images import image_size, read_image, read_noted
 from draem_aitex.errors import InputError
 
+AITEX_NAME = re.compile(r"(\d{4})_(\d{2,3})_(\d{2})")  # number, defect code, fabric code
 NORMAL = "000"  # the defect code of a roll without a defect
 PARTS = ("train", "calibration", "development", "test")
 MASK_THRESHOLD = 127  # a mask pixel counts as defect above this grey level; the edges are anti-aliased
@@ -108,6 +110,47 @@ def load_rolls(records):
         return list(pool.map(load_roll, records))
 
 
+def roll_of_array(
+    image: np.ndarray, fabric: str | None = None, name: str = "image", edges: tuple[int, int] | None = None
+) -> tuple[Roll, list[str]]:
+    """An image as a roll without a mask, and notes about it.
+
+    image: uint8 `(H, W)`. Its fabric's edges are found where they are not given; where no fabric is found, as in a
+    close-up or a fabric without a repeat, the image counts as a whole, which a note says. Raises `InputError` for
+    another dtype or shape, and for edges that do not lie in the image.
+    """
+    if image.ndim != 2 or image.dtype != np.uint8 or 0 in image.shape:
+        raise InputError(f"{name}: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
+    notes: list[str] = []
+    if edges is None:
+        try:
+            edges = fabric_edges(image)
+        except InputError as error:
+            reason = str(error).split(";")[0]
+            edges, notes = (0, image.shape[1]), [f"{reason}; judged as a whole"]
+    if not 0 <= edges[0] < edges[1] <= image.shape[1]:
+        raise InputError(
+            f"edges: {edges}; expected (start, end) with 0 <= start < end <= {image.shape[1]} columns; leave them out "
+            "to have them found"
+        )
+    return Roll(name, fabric or "", NORMAL, image, edges, None), notes
+
+
+def roll_of_file(
+    path: Path | str, fabric: str | None = None, edges: tuple[int, int] | None = None
+) -> tuple[Roll, list[str]]:
+    """An image file as a roll, see `roll_of_array`, and notes about it; by default of the fabric that its name says."""
+    image, notes = read_noted(path)
+    roll, more = roll_of_array(image, fabric_code(path) if fabric is None else fabric, str(path), edges)
+    return replace(roll, name=Path(path).stem), notes + more
+
+
+def fabric_code(path: Path | str) -> str | None:
+    """The fabric code in an image's name, None where it is no AITEX name."""
+    match = AITEX_NAME.fullmatch(Path(path).stem)
+    return match[3] if match else None
+
+
 def read_mask(record):
     """The defect mask of a record: bool `(H, W)`, all of its mask files joined, or None where it has none.
 
@@ -116,7 +159,7 @@ def read_mask(record):
     """
     if not record.masks:
         return None
-    height, width, _ = png_header(record.path)
+    height, width, _ = image_size(record.path)
     joined = np.zeros((height, width), bool)
     for path in record.masks:
         mask = read_image(path)

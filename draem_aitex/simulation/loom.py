@@ -16,7 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from draem_aitex.data.aitex import FABRIC_FOLDERS, SIMULATED_MARK
+from draem_aitex.data.aitex import FABRIC_FOLDERS, SIMULATED_MARK, load_aitex
+from draem_aitex.data.rolls import Collection
 from draem_aitex.errors import InputError
 from draem_aitex.simulation.cloth import EDGE_WANDER, ROLL_HEIGHT, ROLL_WIDTH, Change, Cloth
 from draem_aitex.simulation.defects import MAKERS
@@ -141,6 +142,27 @@ def ensure_simulated(folder=None, seed=0):
     if _mark(folder) == _wanted(seed):
         return folder
     return _simulate(folder, seed, progress=False, overwrite=True, keep_same=True)
+
+
+def load_simulated(folder: Path | str | None = None, seed: int = 0) -> Collection:
+    """The embedded simulated set as a `Collection`; it is woven where it is not there yet, in about ten seconds.
+
+    Args:
+        folder: Where it lies; `data/simulated` by default.
+        seed: Another seed gives another set.
+
+    Returns:
+        A `Collection` whose source is "simulated fabric": 98 rolls of 256 x 4096 pixels of seven fabrics.
+
+    Raises:
+        InputError: The folder holds something else, or cannot be written.
+
+    Example:
+        >>> from draem_aitex import load_simulated
+        >>> len(load_simulated().train)
+        28
+    """
+    return load_aitex(ensure_simulated(folder, seed))
 
 
 def _simulate(out, seed, progress, overwrite, keep_same):
