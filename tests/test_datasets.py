@@ -1,32 +1,17 @@
-import cv2
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from draem_aitex.data import aitex
-from draem_aitex.data.datasets import FolderDataset, PatchDataset, open_set_split
+from draem_aitex.data.datasets import PatchDataset, open_set_split
 from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
-from draem_aitex.simulation import loom
 
 
 @pytest.fixture(scope="module")
 def rolls(small_set):
     return load_rolls(aitex.load_aitex(small_set).records)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two good pictures and two bad ones, one with a mask."""
-    weave = loom.simulate_roll("01", "019", generator=np.random.default_rng(3), width=1024)
-    for place in ("good", "bad", "masks"):
-        (tmp_path / place).mkdir()
-    image, mask = weave[0][:, 500:], weave[1][:, 500:]
-    for name in ("good/a.png", "good/b.bmp", "bad/c.png", "bad/d.jpg"):
-        cv2.imwrite(str(tmp_path / name), image)
-    cv2.imwrite(str(tmp_path / "masks/c_mask.png"), mask.astype(np.uint8) * 255)
-    return tmp_path
 
 
 def test_patches_are_the_rolls(rolls):
@@ -69,25 +54,3 @@ def test_open_set_split(rolls, shots):
 def test_more_shots_than_defects(rolls):
     with pytest.raises(InputError, match="shots=1000: the rolls have .* defective patches; ask for"):
         open_set_split(rolls, 1000)
-
-
-def test_a_folder_of_ones_own(folder):
-    dataset = FolderDataset(folder)
-    assert [(roll.name, roll.defect, roll.mask is not None) for roll in dataset.rolls] == [
-        ("a", "000", False), ("b", "000", False), ("c", "bad", True), ("d", "bad", False),
-    ]  # fmt: skip
-    labels = {}
-    for item in dataset:
-        labels.setdefault(item["name"], set()).add(item["label"])
-    assert labels["a"] == {0} and 1 in labels["c"] and labels["d"] == {-1}
-
-
-def test_a_folder_that_cannot_be_used_is_named(folder, tmp_path):
-    with pytest.raises(InputError, match="no pictures in"):
-        FolderDataset(tmp_path / "nowhere")
-    cv2.imwrite(str(folder / "masks/c_mask.png"), np.zeros((8, 8), np.uint8))
-    with pytest.raises(InputError, match="c_mask.png: mask of 8 x 8 pixels"):
-        FolderDataset(folder)
-    cv2.imwrite(str(folder / "good/a.png"), np.full((256, 300), 255, np.uint8))
-    with pytest.raises(InputError, match="a.png: no fabric"):
-        FolderDataset(folder)

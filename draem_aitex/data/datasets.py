@@ -5,16 +5,12 @@ pictures that are not AITEX's.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
 
-from draem_aitex.data.fabric_edges import fabric_edges
-from draem_aitex.data.images import images_in, read_image
 from draem_aitex.data.patcher import PATCH, extract_patches
-from draem_aitex.data.rolls import MASK_THRESHOLD, Roll
 from draem_aitex.errors import InputError
 
 UNKNOWN = -1  # label of a patch from a defective picture without a mask
@@ -84,41 +80,3 @@ def open_set_split(rolls, shots=0, seed=0, size=PATCH):
     count = round(0.75 * len(normal))
     test = normal[count:] + defective[shots:]
     return OpenSetSplit(Subset(patches, normal[:count]), Subset(patches, defective[:shots]), Subset(patches, test))
-
-
-class FolderDataset(PatchDataset):
-    """Patches of pictures of your own: `root/good`, a few in `root/bad`, their masks, if any, in `root/masks`.
-
-    PNG, JPEG, TIFF or BMP; a mask has its picture's name (with or without `_mask` behind it) and size, and is defect
-    above grey level 127. The loaded pictures are in `.rolls`, as `fabric.Roll` with fabric "own" and defect "000" or
-    "bad", so that training, calibration and evaluation take them too. Patches cover each picture by default.
-
-    Raises `InputError` where there is no good picture, or where a file cannot be used.
-    """
-
-    def __init__(self, root, size=PATCH, stride=None, remainder="cover"):
-        root = Path(root)
-        good = images_in(root / "good")
-        if not good:
-            raise InputError(f"{root}: no pictures in {root / 'good'}; expected PNG, JPEG, TIFF or BMP; put some there")
-        masks = {path.stem.removesuffix("_mask"): path for path in images_in(root / "masks")}
-        self.rolls = [_load(path, "000", None) for path in good]
-        self.rolls += [_load(path, "bad", masks.get(path.stem)) for path in images_in(root / "bad")]
-        super().__init__(self.rolls, size, stride, remainder)
-
-
-def _load(path, defect, mask_path):
-    image = read_image(path)
-    try:
-        edges = fabric_edges(image)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    mask = None
-    if mask_path is not None:
-        mask = read_image(mask_path) > MASK_THRESHOLD
-        if mask.shape != image.shape:
-            raise InputError(
-                f"{mask_path}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for a picture of {image.shape[1]} x "
-                f"{image.shape[0]} ({path.name}); expected the same size; make the mask anew"
-            )
-    return Roll(path.stem, "own", defect, image, edges, mask)
