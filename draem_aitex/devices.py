@@ -1,4 +1,4 @@
-"""Which machine this is: a figure of speed or of training says where it was taken."""
+"""Devices: which one to compute on, what it can do, and the machine in words for figures of speed and of training."""
 
 import os
 import platform
@@ -11,18 +11,23 @@ import torch
 from draem_aitex.errors import InputError
 
 
-def pick_device(name="auto"):
-    """ "auto" is CUDA where there is one, else the CPU. Raises `InputError` for a device that is not there."""
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """The device to compute on: "auto" is CUDA where there is one, else the CPU.
+
+    Apple's MPS is neither chosen nor accepted: nothing of this library was ever run on it. Raises `InputError` for it,
+    and for a device that is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise InputError(f"device: {str(name)!r} is not available here; expected auto, cpu or cuda")
-    return device
+        if device.type in ("cpu", "cuda"):
+            torch.empty(1, device=device)
+            return device
+    except (RuntimeError, AssertionError):
+        pass
+    why = "is not used, for nothing here was ever run on it" if str(name).startswith("mps") else "is not available here"
+    raise InputError(f"device: {str(name)!r} {why}; expected auto, cpu or cuda")
 
 
 @contextmanager
@@ -37,14 +42,14 @@ def memory_errors(advice: str) -> Iterator[None]:
         raise InputError(f"the device's memory is too small for this; {advice}") from None
 
 
-def computes_in_bfloat16(device):
+def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16; without them it would be slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
 
 
-def processor():
+def processor() -> str:
     """The processor's name, as the system gives it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -52,7 +57,7 @@ def processor():
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def describe(device):
+def describe(device: torch.device) -> str:
     """The machine in words: its GPU, if that computes, processor, cores and threads in use."""
     accelerator = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     return f"{accelerator}{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

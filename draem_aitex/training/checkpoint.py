@@ -16,6 +16,7 @@ from draem_aitex.model.draem import DRAEM, build_draem
 from draem_aitex.model.unet import NetworkConfig
 
 FORMAT, BEFORE = "draem_aitex checkpoint 5", "draem_aitex checkpoint 4"
+RENAMED = {"fabric_levels": "fabric_offsets", "levelled": "normalised", "variation": "normal_augmentation"}
 ALWAYS = {  # what every checkpoint of a detector holds
     "draem": {"network", "weights", "config", "steps", "seconds", "log", "finished"},
     "vae": {"what", "options", "state", "seed", "seconds"},
@@ -45,9 +46,7 @@ def load_checkpoint(path: Path | str, detector: str | None = None) -> dict[str, 
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except Exception:  # torch raises a dozen types here, for one cause: this is no readable checkpoint
-        raise InputError(
-            f"{path}: not a readable checkpoint; expected a file written by draem_aitex train or fit"
-        ) from None
+        raise InputError(f"{path}: not a readable checkpoint; expected a file of draem_aitex train or fit") from None
     if isinstance(content, dict) and content.get("format") == BEFORE:
         content = _in_todays_words(content)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -63,16 +62,11 @@ def load_checkpoint(path: Path | str, detector: str | None = None) -> dict[str, 
     return content
 
 
-RENAMED = {  # of format 4
-    "fabric_levels": "fabric_offsets", "levelled": "normalised", "variation": "normal_augmentation",
-}  # fmt: skip
-
-
 def _in_todays_words(value):
     """A checkpoint of format 4 as one of today: the same content, some of it under another name."""
     if not isinstance(value, dict):
-        return value
-    return {RENAMED.get(key, key): FORMAT if item == BEFORE else _in_todays_words(item) for key, item in value.items()}
+        return FORMAT if isinstance(value, str) and value == BEFORE else value
+    return {RENAMED.get(key, key): _in_todays_words(item) for key, item in value.items()}
 
 
 def load_model(content: dict[str, Any], name: Path | str = "checkpoint") -> DRAEM:
@@ -84,10 +78,8 @@ def load_model(content: dict[str, Any], name: Path | str = "checkpoint") -> DRAE
         model = build_draem(NetworkConfig(**content["network"]))
         model.load_state_dict(content["weights"])
     except (TypeError, RuntimeError, InputError) as error:
-        raise InputError(
-            f"{name}: weights of another architecture ({one_line(error)}); "
-            "expected those of the networks it names; train anew"
-        ) from None
+        said = f"{name}: weights of another architecture ({one_line(error)})"
+        raise InputError(f"{said}; expected those of the networks it names; train anew") from None
     return model.eval()
 
 

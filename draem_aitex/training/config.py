@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from draem_aitex.anomalies.augmenter import AugmenterConfig
+from draem_aitex.anomalies.paper_augmenter import PaperAugmenterConfig
 from draem_aitex.errors import InputError
 from draem_aitex.model.draem import PRESETS
 from draem_aitex.model.unet import NetworkConfig
@@ -50,7 +51,7 @@ class TrainConfig:
         precision: "auto" is bfloat16 where the device computes in it; or "float32".
         seed: of the first weights and of every random draw.
         normal_augmentation: of the normal crops; None leaves them as they are.
-        augmenter: the mix of synthetic anomalies.
+        augmenter: the mix of synthetic anomalies, or the published ones.
 
     Raises:
         InputError: a value outside its range, or both or neither of `minutes` and `steps`.
@@ -74,7 +75,7 @@ class TrainConfig:
     precision: str = "auto"
     seed: int = 0
     normal_augmentation: NormalAugmentation | None = field(default_factory=NormalAugmentation)
-    augmenter: AugmenterConfig = field(default_factory=AugmenterConfig)
+    augmenter: AugmenterConfig | PaperAugmenterConfig = field(default_factory=AugmenterConfig)
 
     def __post_init__(self) -> None:
         if not isinstance(self.preset, NetworkConfig) and self.preset not in PRESETS:

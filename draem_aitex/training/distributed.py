@@ -9,7 +9,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -19,7 +19,7 @@ from draem_aitex.errors import InputError
 
 Result = TypeVar("Result")
 PATIENCE = datetime.timedelta(hours=24)  # of a rank that waits for another; torchrun ends it if the other dies
-_host_group: distributed.ProcessGroup | None = None  # None is the group of everything
+_host_group: Any = None  # for objects and waiting; None is the group of everything
 
 
 class SharedError(InputError):

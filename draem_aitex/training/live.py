@@ -7,7 +7,8 @@ import torch
 from IPython.display import display
 
 from draem_aitex import charts
-from draem_aitex.anomalies.augmenter import AugmentedBatch, Augmenter
+from draem_aitex.anomalies.augmenter import AugmenterConfig, build_augmenter
+from draem_aitex.anomalies.batch import AugmentedBatch
 from draem_aitex.data.rolls import Roll
 from draem_aitex.devices import pick_device
 from draem_aitex.model.draem import DRAEM
@@ -22,15 +23,20 @@ REDRAW_SECONDS = 2.0
 def fixed_sample(
     rolls: list[Roll], config: TrainConfig, device: str | torch.device = "auto", seed: int = SAMPLE_SEED
 ) -> AugmentedBatch:
-    """Two crops with a synthetic anomaly each, drawn as the run draws them; the same seed gives the same crops.
+    """Two crops, drawn as the run draws them, the first with a synthetic anomaly; the same seed gives the same.
 
-    Two, for some kinds take a piece of another crop; `LiveFigure` shows the first.
+    Two, for some kinds take a piece of another crop. `LiveFigure` shows the first.
     """
     device = pick_device(device)
     generator = torch.Generator(device).manual_seed(seed)
     clean = CropSampler(rolls, config.crop, device, config.normal_augmentation, config.network.channels)(2, generator)
-    mix = dataclasses.replace(config.augmenter, clean_share=0.0, pair_share=0.0)
-    return Augmenter(mix)(clean, generator)
+    mix = config.augmenter
+    if isinstance(mix, AugmenterConfig):
+        mix = dataclasses.replace(mix, clean_share=0.0, pair_share=0.0)
+    augment = build_augmenter(mix)
+    while not (sample := augment(clean, generator)).corrupted[0]:  # the published mix leaves half of the crops alone
+        continue
+    return sample
 
 
 class LiveFigure:

@@ -99,10 +99,10 @@ class _Run:
     """A trainer, the file it is kept in, and who hears of it."""
 
     def __init__(self, trainer, path, extra, on_log, log_every, save_seconds, writer):
-        self.trainer, self.path, self.extra = trainer, None if path is None else Path(path), extra
+        self.trainer, self.path, self.extra = trainer, path and Path(path), extra
         self.on_log, self.log_every, self.save_seconds = on_log, log_every, save_seconds
         self.between_steps = True  # the state is whole: weights, averages and random state are of the same step
-        self.saved: int | None = None
+        self.saved = None
         self.writer, self.writing, self.cost = writer, Future(), 0.0  # seconds that the last checkpoint took
         self.writing.set_result(None)
 
@@ -111,27 +111,20 @@ class _Run:
         if self.path is None:
             return False
         if not self.path.parent.is_dir():
-            raise InputError(
-                f"{self.path}: folder {self.path.parent} does not exist; make it first or choose another place"
-            )
+            raise InputError(f"{self.path}: its folder does not exist; make it first or choose another place")
         if distributed.rank() == 0:
             remove_leftovers(self.path)
             remove_leftovers(_log_path(self.path))
         if not self.path.exists():
             return False
-        content = load_checkpoint(self.path, "draem")
+        content, again = load_checkpoint(self.path, "draem"), "give another file (--out) and train anew"
         for name, wanted in {"config": asdict(self.trainer.config), **self.extra}.items():
-            if content.get(name) != wanted:
-                raise InputError(
-                    f"{self.path}: holds a run with another {_difference(name, content.get(name), wanted)}; give the "
-                    "same settings to resume it, or another --out for a new run"
-                )
+            if difference := _difference(name, content.get(name), wanted):
+                raise InputError(f"{self.path}: holds a run with another {difference}; give the same, or {again}")
         try:
             self.trainer.restore(content)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{self.path}: does not fit this run ({one_line(error)}); give another --out, train anew"
-            ) from None
+            raise InputError(f"{self.path}: does not fit this run ({one_line(error)}); {again}") from None
         self.saved = content["steps"]
         return content["finished"]
 
@@ -211,17 +204,11 @@ def _log_path(path):
 
 def _progress_bar(trainer, quiet):
     """A bar with step, loss and time left, on the first rank alone; off a terminal, a line now and then."""
-    drawn = "ipykernel" in sys.modules or sys.stderr.isatty()
-    return tqdm(
-        total=100,
-        initial=100 * trainer.progress,
-        desc="training",
-        disable=quiet or distributed.rank() > 0,
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}" + ("" if drawn else "\n"),
-        ascii=not drawn,
-        mininterval=0.1 if drawn else LINE_SECONDS,
-        delay=0 if drawn else LINE_SECONDS,
-    )
+    drawn, quiet = "ipykernel" in sys.modules or sys.stderr.isatty(), quiet or distributed.rank() > 0
+    lines = {} if drawn else {"ascii": True, "mininterval": LINE_SECONDS, "delay": LINE_SECONDS}
+    form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}" + ("" if drawn else "\n")
+    began = 100 * trainer.progress
+    return tqdm(desc="training", total=100, initial=began, disable=quiet, bar_format=form, **lines)
 
 
 @contextmanager
@@ -247,14 +234,12 @@ def _interrupts_waiting() -> Iterator[Callable[[], bool]]:
 
 
 def _difference(name, found, wanted):
-    """Which setting differs, for the message that refuses to resume."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in wanted:
-            if found.get(key) != wanted[key]:
-                if isinstance(wanted[key], dict):
-                    return f"{name} ({key})"
-                return f"{name} ({key}: found {found.get(key)}, given {wanted[key]})"
-    return name
+    """Which setting differs, for the message that refuses to resume; empty where none does."""
+    if found == wanted or not isinstance(found, dict) or not isinstance(wanted, dict):
+        return "" if found == wanted else name
+    key = next(key for key in [*wanted, *found] if found.get(key) != wanted.get(key))
+    one, other = found.get(key), wanted.get(key)
+    return f"{name} ({key})" if isinstance(other, dict) else f"{name} ({key}: found {one}, given {other})"
 
 
 def write_log(log: list[dict[str, float]], path: Path | str) -> None:

@@ -39,11 +39,10 @@ class NormalAugmentation:
             raise InputError(f"share: {self.share}; expected a share from 0 to 1")
         if len(self.stretch) != 2 or not 0 < self.stretch[0] <= self.stretch[1] < math.inf:
             raise InputError(f"stretch: {self.stretch}; expected two numbers above 0, the smaller first")
-        if not 1 <= self.contrast < math.inf or not 0 <= self.brightness <= 1:
-            raise InputError(
-                f"contrast, brightness: {self.contrast}, {self.brightness}; expected a factor of 1 or more and an "
-                "offset from 0 to 1"
-            )
+        if not 1 <= self.contrast < math.inf:
+            raise InputError(f"contrast: {self.contrast}; expected a factor of 1 or more")
+        if not 0 <= self.brightness <= 1:
+            raise InputError(f"brightness: {self.brightness}; expected an offset from 0 to 1")
 
 
 class CropSampler:
@@ -74,14 +73,13 @@ class CropSampler:
         if len(heights) > 1:
             raise InputError(f"rolls: heights {sorted(heights)} pixels; expected one height; resize or train apart")
         for roll in rolls:
-            if min(roll.image.shape[0], roll.edges[1] - roll.edges[0]) < crop:
-                raise InputError(
-                    f"{roll.name}: {roll.edges[1] - roll.edges[0]} x {roll.image.shape[0]} pixels of fabric; "
-                    f"expected {crop} x {crop} or more; leave the roll out or take smaller crops"
-                )
+            height, width = roll.image.shape[0], roll.edges[1] - roll.edges[0]
+            if min(height, width) < crop:
+                found = f"{roll.name}: {width} x {height} pixels of fabric; expected {crop} x {crop} or more"
+                raise InputError(f"{found}; leave the roll out or take smaller crops")
         self.crop, self.channels, self.normal_augmentation = crop, channels, normal_augmentation
         if normal_augmentation is not None:
-            self.stretch = _possible_stretch(normal_augmentation, crop, heights.pop())
+            self.stretch = _possible_stretch(normal_augmentation, crop, height)
         # Rolls may differ in width: they lie end to end in one long strip, only fabric in it.
         strip = np.concatenate([roll.image[:, roll.edges[0] : roll.edges[1]] for roll in rolls], axis=1)
         widths = torch.tensor([roll.edges[1] - roll.edges[0] for roll in rolls])
@@ -100,18 +98,14 @@ class CropSampler:
         anywhere = position[:, 0] * self.free[roll]
         at_edge = ((2 * position[:, 0] - 1) * EDGE_COLUMNS).clamp_min(0).minimum(self.free[roll] - 1)
         x = self.first[roll] + torch.where(position[:, 2] < EDGE_SHARE, at_edge, anywhere).long()
-        if self.normal_augmentation is None:
-            crops = self._cut(x, position[:, 1])
+        if self.normal_augmentation is not None:
+            crops = self._varied(x, position[:, 1], generator, self.normal_augmentation)
         else:
-            crops = self._vary(x, position[:, 1], generator, self.normal_augmentation)
+            y = (position[:, 1] * (self.strip.shape[0] - self.crop + 1)).long()
+            crops = self.windows[y, x].float() / 255
         return crops[:, None].expand(-1, self.channels, -1, -1)
 
-    def _cut(self, x, down):
-        """Crops from column x on, `down` (0 to 1) the roll, as they are."""
-        y = (down * (self.strip.shape[0] - self.crop + 1)).long()
-        return self.windows[y, x].float() / 255
-
-    def _vary(self, x, down, generator, augmentation):
+    def _varied(self, x, down, generator, augmentation):
         """Crops from column x on, `down` (0 to 1) the roll, some stretched along the rows, contrast and tone varied."""
         chance, much, contrast, brightness = torch.rand(4, len(x), generator=generator, device=x.device)
         (low, high), height = self.stretch, self.strip.shape[0]
@@ -128,24 +122,15 @@ class CropSampler:
         return ((crops - mean) * gain[:, None, None] + mean + offset[:, None, None]).clamp(0, 1)
 
 
-def _possible_stretch(augmentation: NormalAugmentation, crop: int, height: int) -> tuple[float, float]:
-    """The part of the wanted range of stretches for which rolls of `height` rows have enough rows; warns if not all.
-
-    Raises `InputError` where not even the lower bound is possible.
-    """
+def _possible_stretch(augmentation, crop, height):
+    """The part of the wanted range of stretches for which rolls of `height` rows have enough rows; warns if not all."""
     low, high = augmentation.stretch
     most = (height - 1) / max(crop - 1, 1)
+    limit = f"crops of {crop} pixels of rolls of {height} rows can have {most:.3g} at most"
     if augmentation.share and low > most:
-        raise InputError(
-            f"stretch: from {low:g}; crops of {crop} pixels of rolls of {height} rows can have {most:.3g} at most; "
-            "give a smaller stretch or smaller crops"
-        )
+        raise InputError(f"stretch: from {low:g}; {limit}; give a smaller stretch or smaller crops")
     if augmentation.share and high > most:
-        warnings.warn(
-            f"stretch: up to {high:g} was asked for; crops of {crop} pixels of rolls of {height} rows can have "
-            f"{most:.3g} at most, which is used",
-            stacklevel=3,
-        )
+        warnings.warn(f"stretch: up to {high:g} was asked for; {limit}, which is used", stacklevel=3)
     return low, min(high, most)
 
 

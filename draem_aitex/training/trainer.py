@@ -5,16 +5,17 @@ under `torchrun`, on several of them: PyTorch's DDP averages their gradients, ev
 """
 
 import copy
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from draem_aitex.anomalies.augmenter import AugmentedBatch, Augmenter
+from draem_aitex.anomalies.augmenter import build_augmenter
+from draem_aitex.anomalies.batch import AugmentedBatch
 from draem_aitex.data.rolls import Roll
 from draem_aitex.devices import computes_in_bfloat16, pick_device
 from draem_aitex.errors import InputError, one_line
@@ -66,26 +67,20 @@ class Trainer:
     ) -> None:
         self.config, self.device, self.compiled = config, pick_device(device), compiled
         self.ahead = ahead or (AHEAD if self.device.type == "cuda" else 1)
-        self.model: DRAEM = (
-            build_draem(config.preset, config.seed).to(self.device, memory_format=torch.channels_last).train()
-        )
+        model = build_draem(config.preset, config.seed)
+        self.model: DRAEM = model.to(self.device, memory_format=torch.channels_last).train()
         # `swa_utils.AveragedModel` would ask a counter on the host at every step, for which a GPU would be waited for.
         self.average: DRAEM = copy.deepcopy(self.model).eval()
         self.moving_average = get_ema_multi_avg_fn(config.ema_decay)
-        pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
-        moving = [pair for pair in pairs if pair[0].is_floating_point()]  # the others only count batches
-        self.averaged = [list(side) for side in zip(*moving, strict=True)]
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self.parallel: torch.nn.Module = self.model
-        if distributed.count() > 1:
-            self.parallel = DistributedDataParallel(self.model)
-        if compiled:
-            self.parallel = torch.compile(self.parallel)
-        channels = self.model.config.channels
-        self.sampler = CropSampler(rolls, config.crop, self.device, config.normal_augmentation, channels)
-        self.augmenter = Augmenter(config.augmenter)
+        states = self.average.state_dict().values(), self.model.state_dict().values()
+        self.averaged = [[t for t in state if t.is_floating_point()] for state in states]  # the others count batches
+        decay, rate = config.weight_decay, config.learning_rate
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=decay, fused=True)
+        parallel = DistributedDataParallel(self.model) if distributed.count() > 1 else self.model
+        self.parallel: Any = torch.compile(parallel) if compiled else parallel
+        varied, channels = config.normal_augmentation, config.network.channels
+        self.sampler = CropSampler(rolls, config.crop, self.device, varied, channels)
+        self.augmenter = build_augmenter(config.augmenter)
         self.steps, self.seconds = 0, 0.0
         self.log: list[dict[str, float]] = []
         self.generator = self._fresh_generator()
@@ -95,14 +90,20 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Part of the budget used, 0 to 1 and beyond."""
-        if self.config.steps is not None:
-            return self.steps / self.config.steps
-        return self.seconds / (60 * self.config.minutes)
+        if self.config.minutes is not None:
+            return self.seconds / (60 * self.config.minutes)
+        return self.steps / (self.config.steps or 1)
 
     def step(self) -> dict[str, torch.Tensor]:
         """One batch: returns the losses by name, as tensors (no wait for the device)."""
         self.set_learning_rate()
-        losses = self.backward(*self.draw())
+        clean, batch = self.draw()
+        try:
+            losses = self.backward(clean, batch)
+        except Exception as error:
+            if not self.compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise InputError(f"compile: not possible on this machine ({one_line(error)}); train without it") from None
         self.optimizer_step()
         self.all_finite &= losses["loss"].isfinite()
         self.steps += 1
@@ -123,13 +124,12 @@ class Trainer:
             self._state_before = self.generator.get_state()
             clean = self.sampler(self.ahead * size, self.generator)
             self._drawn = clean, self.augmenter(clean, self.generator)
-        (clean, corrupted), mine = self._drawn, slice(part * size, (part + 1) * size)
-        parts = {name: value[mine] for name, value in vars(corrupted).items() if isinstance(value, torch.Tensor)}
-        return clean[mine], dataclasses.replace(corrupted, **parts)
+        (clean, corrupted), first, last = self._drawn, part * size, (part + 1) * size
+        return clean[first:last], corrupted.part(first, last)
 
     def backward(self, clean: torch.Tensor, batch: AugmentedBatch) -> dict[str, torch.Tensor]:
         """Gradients of both losses on a corrupted batch and its clean original; returns the losses by name."""
-        with precision(self.device, "float32"), self._compile_errors():
+        with precision(self.device, "float32"):  # for the losses and all gradients
             reconstruction, logits = self.forward(batch.images)
             reconstructed = reconstruction_loss(reconstruction, clean)
             segmented = segmentation_loss(logits, batch.masks)
@@ -142,15 +142,6 @@ class Trainer:
         """The networks' reconstruction and logits of a batch, in the precision and memory layout of training."""
         with precision(self.device, self.config.precision):
             return self.parallel(images.contiguous(memory_format=torch.channels_last))
-
-    @contextmanager
-    def _compile_errors(self):
-        try:
-            yield
-        except Exception as error:
-            if not self.compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            raise InputError(f"compile: not possible on this machine ({one_line(error)}); train without it") from None
 
     def optimizer_step(self) -> None:
         """Move the weights along their gradients, clipped to a norm of 1, and the averaged weights after them."""
@@ -170,10 +161,9 @@ class Trainer:
     def check(self) -> None:
         """Raise `InputError` if a loss or a gradient was not finite since the run began. Waits for the device."""
         if not self.all_finite:
-            raise distributed.shared_error(
-                f"loss: not finite at step {self.steps} or shortly before; expected a number; the last checkpoint, if "
-                f"any, is from before and stays: begin anew with a lower rate than {self.config.learning_rate}"
-            )
+            advice = f"begin anew with a lower learning rate than {self.config.learning_rate}"
+            said = f"loss: not finite at step {self.steps} or shortly before; expected a number; {advice}"
+            raise distributed.shared_error(f"{said} (the last checkpoint, if any, is from before)")
 
     def state(self, finished: bool) -> dict[str, Any]:
         """The averaged weights for whoever wants to use them and, while unfinished, everything `restore` needs.
@@ -185,7 +175,7 @@ class Trainer:
         generators = distributed.gathered(self.generator.get_state() if due else self._state_before)
         if distributed.rank() > 0:
             return {}
-        content = {**network_content(self.average), "config": dataclasses.asdict(self.config), "log": list(self.log)}
+        content = {**network_content(self.average), "config": asdict(self.config), "log": list(self.log)}
         content |= {"steps": self.steps, "seconds": self.seconds, "finished": finished}
         if not finished:
             learned = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -201,7 +191,7 @@ class Trainer:
         saved = content["training"]
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        mine, self._drawn = saved["generators"][distributed.rank() : distributed.rank() + 1], None
+        mine, self._drawn = saved["generators"][distributed.rank() :][:1], None
         if mine and mine[0].shape == self.generator.get_state().shape:
             self.generator.set_state(mine[0].cpu())
         else:  # a rank, or a kind of device, that was not there before
