@@ -107,9 +107,9 @@ WRONG = {  # one plausible wrong answer an exercise
         "distance_of_a_remembered_defect = 0.5",
     ],
     "02_Data_Preparation": [
-        'flawless_14, defective_14 = "calibration", "development"',
+        'normal_14, defective_14 = "calibration", "development"',
         "def count_patches(edges, size=256):\n    return -(-(edges[1] - edges[0]) // size)",
-        'def picture_of(mask_name):\n    return mask_name.split("_mask")[0] + ".png"',
+        'def image_of(mask_name):\n    return mask_name.split("_mask")[0] + ".png"',
     ],
     "03_Synthetic_Anomaly_Generation": [
         "def pinhole(images, fabric, severity, generator):\n    return images * 0 + 1, fabric",
