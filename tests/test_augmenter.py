@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_kinds import cloth, seeded
+from test_kinds import seeded, woven
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from draem_aitex.anomalies import kinds
@@ -31,7 +31,7 @@ class Operations(TorchDispatchMode):
 
 
 def test_shares_and_labels():
-    images = cloth(512, 64)
+    images = woven(512, 64)
     batch = Augmenter(AugmenterConfig(clean_share=0.5, pair_share=0.2))(images, seeded())
     touched = batch.corrupted
     assert 0.4 < touched.float().mean() < 0.6
@@ -46,42 +46,42 @@ def test_shares_and_labels():
     assert {first, second} <= set(kinds.KINDS)
 
 
-def test_nothing_moves_a_defect_away_from_its_mask():
+def test_nothing_moves_an_anomaly_away_from_its_mask():
     """A slip is only ever the first of two; where slips are all there is, there are no pairs."""
-    batch = Augmenter(AugmenterConfig(0, 1))(cloth(256, 32), seeded())
+    batch = Augmenter(AugmenterConfig(0, 1))(woven(256, 32), seeded())
     second = batch.names.index("slip") + 1
     assert (batch.kinds[:, 0] == second).any() and not (batch.kinds[:, 1] == second).any()
-    assert not Augmenter(AugmenterConfig(0, 1, {"slip": 1.0}))(cloth(8, 64), seeded()).kinds[:, 1].any()
+    assert not Augmenter(AugmenterConfig(0, 1, {"slip": 1.0}))(woven(8, 64), seeded()).kinds[:, 1].any()
 
 
 def test_weights_decide_how_often():
-    batch = Augmenter(AugmenterConfig(0.0, 0.0, {"spot": 3.0, "hole": 1.0, "slip": 0.0}))(cloth(400, 32), seeded())
+    batch = Augmenter(AugmenterConfig(0.0, 0.0, {"spot": 3.0, "hole": 1.0, "slip": 0.0}))(woven(400, 32), seeded())
     assert 0.65 < (batch.kinds[:, 0] == 1).float().mean() < 0.85 and not (batch.kinds == 3).any()
 
 
 def test_where_a_kind_lands_is_random():
     """The batch's order tells nothing: first and last samples stay clean equally often."""
-    images, augmenter, generator = cloth(16, 32), Augmenter(AugmenterConfig(clean_share=0.5)), seeded()
+    images, augmenter, generator = woven(16, 32), Augmenter(AugmenterConfig(clean_share=0.5)), seeded()
     clean = sum((~augmenter(images, generator).corrupted).float() for _ in range(120)) / 120
     assert clean.min() > 0.3 and clean.max() < 0.7
 
 
-def test_masks_are_small_as_real_defects_are():
-    """A defect by itself: from specks up, with a median a tenth of the published masks' 3,500 px."""
-    sizes = Augmenter(AugmenterConfig(clean_share=0, pair_share=0))(cloth(1024), seeded()).masks.sum((1, 2, 3))
+def test_masks_are_as_small_as_real_defects():
+    """An anomaly by itself: from specks up, with a median a tenth of the published masks' 3,500 px."""
+    sizes = Augmenter(AugmenterConfig(clean_share=0, pair_share=0))(woven(1024), seeded()).masks.sum((1, 2, 3))
     sizes = sizes[sizes > 0]
     assert sizes.quantile(0.1) < 60 and sizes.median() < 350 and sizes.max() > 1500
 
 
 def test_same_seed_same_batch():
-    images = cloth()
+    images = woven()
     first, second = (Augmenter()(images, seeded(5)) for _ in range(2))
     assert all(torch.equal(getattr(first, part), getattr(second, part)) for part in ("images", "masks", "severity"))
     assert not torch.equal(first.images, Augmenter()(images, seeded(6)).images)
 
 
 def test_nothing_off_the_fabric():
-    images = cloth(64)
+    images = woven(64)
     fabric = torch.ones_like(images)
     fabric[..., :64] = 0
     batch = Augmenter(AugmenterConfig(clean_share=0, pair_share=0.5))(images, seeded(), fabric)
@@ -89,7 +89,7 @@ def test_nothing_off_the_fabric():
 
 
 def test_colour_and_any_size():
-    images = cloth(8, channels=3)[:, :, :100, :77]
+    images = woven(8, channels=3)[:, :, :100, :77]
     batch = Augmenter(AugmenterConfig(clean_share=0))(images, seeded())
     assert batch.images.shape == images.shape and batch.masks.shape == (8, 1, 100, 77)
 
@@ -101,7 +101,7 @@ def test_a_kind_of_ones_own(monkeypatch):
     def inverted(images, fabric, severity, generator):
         return 1 - images, fabric
 
-    images = cloth(8)
+    images = woven(8)
     batch = Augmenter(AugmenterConfig(0, 0, {"inverted": 1.0}))(images, seeded())
     assert torch.allclose(batch.images, 1 - images) and batch.name(0) == "inverted"
 
@@ -109,21 +109,21 @@ def test_a_kind_of_ones_own(monkeypatch):
 def test_nothing_waits_for_the_device():
     """No operation asks for a tensor's values, once the range was seen: checked here by the operations themselves."""
     augmenter = Augmenter(AugmenterConfig(pair_share=0.5))
-    images, everywhere = cloth(64), torch.ones(64, 1, 128, 128)
+    images = woven(64)
     with Operations() as operations:
         images.max().item()
     assert operations.waiting, "the check notices a wait"
     counts = augmenter._draw_counts(64, seeded())
     augmenter._draw_counts = lambda batch, host: counts  # drawn on the host, where nothing is waited for
     with Operations() as operations:
-        augmenter._corrupt(images, seeded(), everywhere, None)
+        augmenter._corrupt(images, seeded(), None)
     assert operations.waiting == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_nothing_waits_for_a_cuda_device():
     generator = torch.Generator("cuda").manual_seed(0)
-    images, augmenter = cloth(64).cuda(), Augmenter()
+    images, augmenter = woven(64).cuda(), Augmenter()
     augmenter(images, generator)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -149,4 +149,4 @@ def test_bad_input():
     with pytest.raises(InputError, match="images: values from 0.3 to 254"):
         Augmenter()(torch.tensor([0.3, 254.0]).view(1, 1, 1, 2), seeded())
     with pytest.raises(InputError, match="generator: None"):
-        Augmenter()(cloth(2), None)
+        Augmenter()(woven(2), None)

@@ -11,7 +11,7 @@ RECONSTRUCTION = ["l1_loss", "ssim_loss", "fft_loss"]
 SEGMENTATION = ["bce_loss", "focal_loss"]
 
 
-def pictures(count=2, size=48):
+def images(count=2, size=48):
     return torch.rand(count, 3, 1, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
 
 
@@ -34,7 +34,7 @@ def ssim_by_hand(x, y):
 
 
 def test_ssim_against_the_formula():
-    x, y = pictures()
+    x, y = images()
     expected = 1 - np.mean([ssim_by_hand(a[0], b[0]) for a, b in zip(x, y, strict=True)])
     assert abs(losses.ssim_loss(x, y).item() - expected) < 1e-5
     assert losses.ssim_loss(x, x).item() == pytest.approx(0, abs=1e-6)
@@ -44,25 +44,25 @@ def test_ssim_against_the_formula():
 def test_ssim_has_no_window_beyond_the_border():
     """A change of the outermost pixel reaches the one window that holds it, at the corner weight of the Gaussian."""
     x = torch.full((1, 1, 32, 32), 0.5, dtype=torch.float64, requires_grad=True)
-    losses.ssim_loss(x, x.detach() + 0.1 * pictures(size=32)[0, :1].double()).backward()
+    losses.ssim_loss(x, x.detach() + 0.1 * images(size=32)[0, :1].double()).backward()
     assert x.grad[0, 0, 0, 0].abs() < 1e-3 * x.grad.abs().max() and x.grad[0, 0, 0, 0] != 0
 
 
 def test_fft_is_blind_to_a_cyclic_shift_and_sees_brightness():
-    x, _ = pictures()
+    x, _ = images()
     assert losses.fft_loss(x.roll((5, 9), (2, 3)), x).item() < 1e-5
     assert losses.fft_loss(x * 0.8, x).item() > 0.03
     assert losses.l1_loss(x.roll((5, 9), (2, 3)), x).item() > 0.1
 
 
 def test_fft_against_numpy():
-    x, y = pictures()
+    x, y = images()
     spectra = [np.log1p(np.abs(np.fft.rfft2(p.double().numpy(), norm="ortho"))) for p in (x, y)]
     assert losses.fft_loss(x, y).item() == pytest.approx(np.abs(spectra[0] - spectra[1]).mean(), abs=1e-6)
 
 
 def test_focal_without_focus_is_cross_entropy_and_agrees_with_torchvision():
-    x, y = pictures()
+    x, y = images()
     logits, mask = 6 * x - 3, (y > 0.9).float()
     assert torch.allclose(losses.focal_loss(logits, mask, gamma=0, alpha=None), losses.bce_loss(logits, mask))
     for gamma, alpha in ((2.0, 0.75), (1.5, 0.25)):
@@ -80,16 +80,16 @@ def test_focal_on_a_softmax_of_two_classes():
 
 
 def test_both_wrong_answers_cost():
-    """Everything called defective, or everything called cloth: each costs more than twice what knowing nothing does."""
-    clean, defective = torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
-    for mask, answer in ((clean, 8.0), (defective, -8.0)):
+    """Everything predicted anomalous, or everything normal: each costs more than twice what knowing nothing does."""
+    clean, anomalous = torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
+    for mask, answer in ((clean, 8.0), (anomalous, -8.0)):
         for loss in (losses.bce_loss, losses.focal_loss):
             assert loss(torch.full_like(mask, answer), mask) > 2 * loss(torch.zeros_like(mask), mask)
     assert losses.segmentation_loss(torch.full_like(clean, 8.0), clean).total > 1
 
 
 def test_combinations_have_the_series_weights():
-    x, y = pictures()
+    x, y = images()
     combined = losses.reconstruction_loss(x, y)
     l1, ssim, fft = losses.l1_loss(x, y), losses.ssim_loss(x, y), losses.fft_loss(x, y)
     assert torch.allclose(combined.total, 0.56 * l1 + 0.14 * ssim + 0.3 * fft)
@@ -102,7 +102,7 @@ def test_combinations_have_the_series_weights():
 
 
 def test_combinations_take_other_weights():
-    x, y = pictures()
+    x, y = images()
     only = losses.reconstruction_loss(x, y, {"l1": 0, "ssim": 2, "fft": 0})
     assert torch.allclose(only.total, 2 * losses.ssim_loss(x, y))
     assert torch.allclose(only.parts["l1"], losses.l1_loss(x, y)), "a part of weight 0 is still reported"
@@ -115,12 +115,12 @@ def test_combinations_take_other_weights():
 
 @pytest.mark.parametrize("name", RECONSTRUCTION + SEGMENTATION)
 def test_gradients_agree_with_differences(name):
-    x, y = pictures(size=12).double()[:, :1]
+    x, y = images(size=12).double()[:, :1]
     target = y.round() if name in SEGMENTATION else y
     assert torch.autograd.gradcheck(lambda x: getattr(losses, name)(x, target), (4 * x.requires_grad_() - 2,))
 
 
-def test_equal_pictures_have_finite_gradients():
+def test_equal_images_have_finite_gradients():
     x = torch.full((1, 1, 16, 16), 0.5, requires_grad=True)
     losses.reconstruction_loss(x, torch.full((1, 1, 16, 16), 0.5)).total.backward()
     assert x.grad.isfinite().all()
@@ -137,7 +137,7 @@ def test_sure_answers_have_finite_losses_and_gradients(gamma):
 
 @pytest.mark.parametrize("name", RECONSTRUCTION + SEGMENTATION)
 def test_bfloat16_inside_autocast_is_computed_in_float32(name):
-    x, y = pictures()
+    x, y = images()
     target = y.round() if name in SEGMENTATION else y
     expected = getattr(losses, name)(x.bfloat16().float(), target)
     with torch.autocast("cpu", torch.bfloat16):
@@ -177,8 +177,8 @@ def test_bad_settings_are_named():
 
 
 def test_all_are_means():
-    """Twice the same batch costs the same: losses do not depend on how many pictures there are."""
-    x, y = pictures()
+    """Twice the same batch costs the same: losses do not depend on how many images there are."""
+    x, y = images()
     for name in RECONSTRUCTION + SEGMENTATION:
         loss, target = getattr(losses, name), y.round() if name in SEGMENTATION else y
         assert torch.allclose(loss(x, target), loss(torch.cat([x, x]), torch.cat([target, target])), atol=1e-6)

@@ -160,7 +160,7 @@ def test_presets_are_one_definition():
 
 
 def test_the_reconstructive_network_has_no_skips_and_the_discriminative_has(model):
-    """Cut the lowest level's way up: without skips nothing of the input is left, with skips the picture still is."""
+    """Cut the lowest level's way up: without skips nothing of the input is left, with skips the image still is."""
     one, other = noise(2, 1, 1, 64, 64)
     for network, inputs, differs in ((model.reconstructive, 1, False), (model.discriminative, 2, True)):
         bottom = network.encoder[-1].register_forward_hook(lambda _module, _args, output: torch.zeros_like(output))

@@ -14,7 +14,7 @@ def seeded(seed=0):
 
 def reference(shape, counts, angles):
     """Gradient noise for one sample, pixel by pixel, from Perlin's description."""
-    picture = np.zeros(shape)
+    image = np.zeros(shape)
     for y in range(shape[0]):
         for x in range(shape[1]):
             v, u = y * counts[0] / shape[0], x * counts[1] / shape[1]
@@ -27,8 +27,8 @@ def reference(shape, counts, angles):
             s, t = ((((6 * f - 15) * f + 10) * f**3) for f in (v - i, u - j))
             top = corners[0, 0] * (1 - t) + corners[0, 1] * t
             bottom = corners[1, 0] * (1 - t) + corners[1, 1] * t
-            picture[y, x] = top * (1 - s) + bottom * s
-    return picture
+            image[y, x] = top * (1 - s) + bottom * s
+    return image
 
 
 @pytest.mark.parametrize("finest", [None, 7, 12])
@@ -55,7 +55,7 @@ def test_more_cells_are_finer():
 
 def test_one_cell_a_pixel_is_the_finest():
     assert perlin_noise((8, 16), torch.tensor([[8, 16]]), seeded()).abs().max() < 1e-5, "a lattice point on each pixel"
-    with pytest.raises(InputError, match="9 cells along 8 pixels is finer than the picture; expected at most 8"):
+    with pytest.raises(InputError, match="9 cells along 8 pixels; expected at most 8"):
         perlin_noise((8, 16), torch.tensor([[9, 2]]), seeded())
 
 

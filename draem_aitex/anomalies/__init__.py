@@ -1,1 +1,1 @@
-"""Synthetic anomalies: Perlin noise, the kinds of anomaly, the augmenter that mixes them (notebook 03)."""
+"""Synthetic anomalies: Perlin noise, the kinds of anomaly, two augmenters that corrupt images (notebook 03)."""

@@ -1,132 +1,146 @@
-"""Paper mode: anomalies as the published generator makes them (DRAEM, section 3.3, and the authors' data loader).
+"""The published augmenter: synthetic anomalies as the authors' data loader makes them (DRAEM, section 3.3).
 
 For comparison with `augmenter.Augmenter`, and for training the published networks as they were trained. Where paper and
-code differ, this follows the code:
+authors' code differ, this follows the code:
 
-| | paper | authors' code |
-|---|---|---|
-| lattice | not given | 2^0 to 2^5 cells along each axis |
-| noise | Perlin, thresholded | times sqrt(2), turned by up to 90 degrees, 0 where it leaves the picture; above 0.5 |
-| opacity of the texture | 0.1 to 1 | 0.2 to 1 |
-| samples left untouched | not given | half, besides those with an empty mask |
-| texture | DTD | DTD and 3 of 10 operations of imgaug (dead; here the same ten by torchvision, and any folder) |
-| normal picture turned | up to 45 degrees | up to 90, 0.3 of the samples (not here: a matter of what is loaded) |
+| | paper | authors' code | here |
+|---|---|---|---|
+| lattice | not given | 2^0 to 2^5 cells along each axis | as the code |
+| noise | Perlin, thresholded | times sqrt(2), rotated by up to 90 degrees, 0 outside; above 0.5 | as the code |
+| opacity of the texture | 0.1 to 1 | 0.2 to 1 | as the code |
+| samples left untouched | not given | half, besides those with an empty mask | as the code |
+| texture | DTD | DTD, 3 of 10 operations of imgaug | any folder, the same operations by torchvision |
+| normal image rotated | up to 45 degrees | up to 90, 3 in 10 samples | never; crops are augmented in training.sampler |
+
+Of the operations two differ: imgaug changes gamma channel by channel, torchvision all channels alike; imgaug adds to
+hue and saturation, torchvision shifts the hue and scales the saturation.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from torch import Generator, Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as tv
 
-from draem_aitex.anomalies.augmenter import AugmentedBatch
-from draem_aitex.anomalies.kinds import check_images
+from draem_aitex.anomalies.batch import AugmentedBatch, check_batch
 from draem_aitex.anomalies.perlin import perlin_noise
 from draem_aitex.anomalies.shapes import uniform
-from draem_aitex.errors import InputError, check_unit
+from draem_aitex.data.images import SUFFIXES
+from draem_aitex.errors import InputError
 
 FINEST_EXPONENT = 5  # lattices have 2^0 to 2^5 cells along an axis
 THRESHOLD = 0.5  # of the noise times sqrt(2)
 UNTOUCHED = 0.5  # share of the samples
 FAINTEST = 0.2  # opacity
-ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
-# The ten operations: texture uint8 (C, H, W), and a number from 0 to 1 that sets how strong. Ranges are the authors';
-# imgaug adds to hue and saturation, torchvision turns the one and scales the other.
-OPERATIONS = {
-    "gamma": lambda texture, u: tv.adjust_gamma(texture, 0.5 * 4**u),
-    "brightness": lambda texture, u: (texture.float() * (0.8 + 0.4 * u) + 60 * u - 30).clamp(0, 255).byte(),
-    "sharpness": lambda texture, u: tv.adjust_sharpness(texture, 2 * u),
-    "hue and saturation": lambda texture, u: tv.adjust_saturation(tv.adjust_hue(texture, 0.4 * u - 0.2), 0.5 + u),
-    "solarize": lambda texture, u: tv.solarize(texture, 32 + 192 * u) if u < 0.5 else texture,
-    "posterize": lambda texture, u: tv.posterize(texture, 1 + round(7 * u)),
-    "invert": lambda texture, u: tv.invert(texture),
-    "autocontrast": lambda texture, u: tv.autocontrast(texture),
-    "equalize": lambda texture, u: tv.equalize(texture),
-    "rotate": lambda texture, u: tv.rotate(texture, 90 * u - 45),
-}
+
+@dataclass(frozen=True)
+class PaperAugmenterConfig:
+    """Settings of the published augmenter.
+
+    textures: folder with texture images, such as DTD's `images`, in it or in folders below it.
+    """
+
+    textures: str
 
 
 class PaperAugmenter:
-    """The published generator, with the interface of `augmenter.Augmenter`.
+    """The published augmenter, with the interface of `augmenter.Augmenter`.
 
-    folder: texture pictures (such as DTD), in it or in folders below it. Textures are read and changed one by one on
-    the host, as in the authors' loader, so this is slow; noise and masks are made on the images' device.
+    Textures are read and changed one by one on the host, as in the authors' loader, so this is slow and waits for the
+    device. Noise and masks are made on the images' device. Raises `InputError` where the folder has no images.
     """
 
     names = ("published",)
 
-    def __init__(self, folder):
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; expected one with texture pictures, such as DTD's images")
-        self.paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    def __init__(self, config: PaperAugmenterConfig) -> None:
+        self.config = config
+        found = sorted(Path(config.textures).rglob("*"))
+        self.paths = [path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
         if not self.paths:
-            raise InputError(f"{folder}: no picture ({', '.join(ENDINGS)}); expected texture pictures in it")
+            raise InputError(f"textures: {config.textures}: no images; expected a folder with some, such as DTD's")
 
-    def __call__(self, images, generator, fabric=None):
-        """Corrupt a batch.
+    def __call__(self, images: Tensor, generator: Generator, fabric: Tensor | None = None) -> AugmentedBatch:
+        """Corrupt a batch; the images given are left as they are.
 
-        images: float32 `(B, 3, H, W)`, or `(B, 1, H, W)` for grey, in [0, 1], H and W of 32 or more; generator and
-        fabric as for `Augmenter`. Returns an `AugmentedBatch`; severity is the texture's opacity. Raises `InputError`
-        for other images and for a texture that cannot be read.
+        images: float32 `(B, 3, H, W)`, or `(B, 1, H, W)` for grey, in [0, 1], H and W 32 or more; generator and fabric
+        as for `Augmenter`. The severity returned is the texture's opacity.
+
+        Raises `InputError` for other images and for a texture that cannot be read.
         """
-        everywhere = torch.ones(1, device=images.device).expand(len(images), 1, *images.shape[2:])
-        fabric = everywhere if fabric is None else fabric
-        check_images(images, fabric, generator)
-        check_unit(images, "images")
+        check_batch(images, fabric, generator)
         if images.shape[1] not in (1, 3):
             raise InputError(f"images: {images.shape[1]} channels; expected 3, or 1 for grey")
-        masks = paper_masks(images, generator) * fabric
-        touched = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) >= UNTOUCHED
-        masks = masks * touched
+        device = images.device
+        masks = paper_masks(images, generator) * (1 if fabric is None else fabric)
+        masks = masks * (torch.rand(len(images), 1, 1, 1, generator=generator, device=device) >= UNTOUCHED)
         opacity = uniform(images, FAINTEST, 1, generator)
-        picked = torch.rand(len(images), 1 + 2 * len(OPERATIONS), generator=generator, device=images.device).cpu()
-        textures = torch.stack([self.texture(row, images.shape[1:]) for row in picked]).to(images.device)
-        corrupted = torch.lerp(images, textures, masks * opacity)
-        kinds = torch.zeros(len(images), 2, dtype=torch.long, device=images.device)
-        kinds[:, 0] = masks.amax((1, 2, 3)) > 0
-        return AugmentedBatch(corrupted, masks, kinds, opacity[:, :, 0, 0] * kinds, self.names)
+        drawn = torch.rand(len(images), 1 + 2 * len(operations()), generator=generator, device=device).tolist()
+        textures = torch.stack([self.texture(numbers, images.shape[1:]) for numbers in drawn]).to(device)
+        kinds = F.pad((masks.amax((2, 3)) > 0).long(), (0, 1))  # never a second one
+        severity = opacity[:, :, 0, 0] * kinds
+        return AugmentedBatch(torch.lerp(images, textures, masks * opacity), masks, kinds, severity, self.names)
 
-    def texture(self, numbers, shape):
-        """One texture, float32 `(C, H, W)` in [0, 1]: `numbers`, 21 from 0 to 1, choose file, operations, strengths."""
-        numbers = numbers.tolist()
+    def texture(self, numbers: list[float], shape: torch.Size) -> Tensor:
+        """One texture, float32 `(C, H, W)` in [0, 1], of the given shape.
+
+        numbers: 21 from 0 to 1, which choose the file, three operations and their strengths.
+        """
+        channels, height, width = shape
         path = self.paths[int(numbers[0] * len(self.paths))]
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        flag = cv2.IMREAD_COLOR if shape[0] == 3 else cv2.IMREAD_GRAYSCALE
-        picture = cv2.imdecode(data, flag) if len(data) else None
-        if picture is None:
-            raise InputError(f"{path}: not a readable picture; expected a texture; take it out of the folder")
-        picture = cv2.resize(picture, (shape[2], shape[1])).reshape(*shape[1:], shape[0])
-        texture = torch.from_numpy(picture).permute(2, 0, 1).flip(0)  # OpenCV's colours are blue, green, red
-        lots, strengths = np.array(numbers[1:]).reshape(2, len(OPERATIONS))
-        names = list(OPERATIONS)
-        for index in lots.argsort()[:3]:
-            texture = OPERATIONS[names[index]](texture, strengths[index])
+        data, flag = np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+        image = cv2.imdecode(data, flag) if len(data) else None
+        if image is None:
+            raise InputError(f"{path}: not a readable image; expected a texture; take it out of the folder")
+        texture = torch.from_numpy(cv2.resize(image, (width, height)).reshape(height, width, channels)).permute(2, 0, 1)
+        order, strengths = np.array(numbers[1:]).reshape(2, -1)
+        for index in order.argsort()[:3]:
+            texture = [*operations().values()][index](texture, strengths[index])
         return texture.float() / 255
 
 
-def paper_masks(images, generator):
-    """Masks of the published generator: float32 `(B, 1, H, W)` of 0 and 1, some of them empty."""
-    batch, device = len(images), images.device
-    exponents = torch.randint(0, FINEST_EXPONENT + 1, (batch, 2), generator=generator, device=device)
-    if min(images.shape[-2:]) < 2**FINEST_EXPONENT:
-        raise InputError(
-            f"images: {tuple(images.shape[-2:])} pixels; a lattice of {2**FINEST_EXPONENT} cells is finer than the "
-            f"picture; expected {2**FINEST_EXPONENT} x {2**FINEST_EXPONENT} or more"
-        )
-    noise = math.sqrt(2) * perlin_noise(images.shape[-2:], 2**exponents, generator, 2**FINEST_EXPONENT)
-    return (turned(noise[:, None], uniform(images, -math.pi / 2, math.pi / 2, generator)) > THRESHOLD).float()
+@cache
+def operations() -> dict[str, Callable[[Tensor, float], Tensor]]:
+    """The ten operations on a texture, uint8 `(C, H, W)`, with a strength from 0 to 1; ranges are the authors'."""
+    from torchvision.transforms.v2 import functional as tv  # only where textures are read: it takes a second to import
+
+    return {
+        "gamma": lambda texture, u: tv.adjust_gamma(texture, 0.5 * 4**u),
+        "brightness": lambda texture, u: (texture.float() * (0.8 + 0.4 * u) + 60 * u - 30).clamp(0, 255).byte(),
+        "sharpness": lambda texture, u: tv.adjust_sharpness(texture, 2 * u),
+        "hue and saturation": lambda texture, u: tv.adjust_saturation(tv.adjust_hue(texture, 0.4 * u - 0.2), 0.5 + u),
+        "solarize": lambda texture, u: tv.solarize(texture, 32 + 192 * u) if u < 0.5 else texture,
+        "posterize": lambda texture, u: tv.posterize(texture, 1 + round(7 * u)),
+        "invert": lambda texture, u: tv.invert(texture),
+        "autocontrast": lambda texture, u: tv.autocontrast(texture),
+        "equalize": lambda texture, u: tv.equalize(texture),
+        "rotate": lambda texture, u: tv.rotate(texture, 90 * u - 45),
+    }
 
 
-def turned(pictures, angle):
-    """Pictures turned about their middle by `angle`, radians `(B, 1, 1, 1)`; 0 where there was no picture."""
-    height, width = pictures.shape[-2:]
-    sin, cos = angle.sin().flatten(), angle.cos().flatten()
-    none = torch.zeros_like(sin)
-    matrix = torch.stack([cos, -sin * height / width, none, sin * width / height, cos, none], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, pictures.shape, align_corners=False)
-    return F.grid_sample(pictures, grid, align_corners=False)
+def paper_masks(images: Tensor, generator: Generator) -> Tensor:
+    """Masks of the published augmenter: float32 `(B, 1, H, W)` of 0 and 1, some of them empty.
+
+    images: `(B, C, H, W)`; only size and device count. Raises `InputError` for images under 32 px.
+    """
+    finest, size = 2**FINEST_EXPONENT, images.shape[-2:]
+    if min(size) < finest:
+        raise InputError(f"images: {tuple(size)} pixels; expected {finest} or more, as the finest lattice has cells")
+    exponents = torch.randint(0, FINEST_EXPONENT + 1, (len(images), 2), generator=generator, device=images.device)
+    noise = math.sqrt(2) * perlin_noise(size, 2**exponents, generator, finest)
+    return (rotated(noise[:, None], uniform(images, -math.pi / 2, math.pi / 2, generator)) > THRESHOLD).float()
+
+
+def rotated(images: Tensor, angle: Tensor) -> Tensor:
+    """Images rotated about their middle; 0 where there was no image. angle: radians, `(B, 1, 1, 1)`."""
+    height, width = images.shape[-2:]
+    sin, cos, none = angle.sin(), angle.cos(), torch.zeros_like(angle)
+    matrix = torch.cat([cos, -sin * height / width, none, sin * width / height, cos, none], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)

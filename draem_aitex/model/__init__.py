@@ -1,1 +1,1 @@
-"""The reconstructive and the discriminative network, their losses, published weights (notebook 04)."""
+"""The reconstructive and the discriminative network, their losses, and the published weights (notebook 04)."""

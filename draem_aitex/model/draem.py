@@ -1,57 +1,56 @@
-"""The reconstructive and the discriminative network of DRAEM (Zavrtanik et al., ICCV 2021, section 3).
+"""The pair of networks of DRAEM (Zavrtanik et al., ICCV 2021, section 3).
 
-The reconstructive network, an encoder-decoder *without* skip connections, repaints the input as it would look without
-a defect. The discriminative network, a U-Net *with* skips, sees the reconstruction and the input one above the other
-and marks where they differ in a way that matters. One definition serves two presets: `paper` is the published pair
-(97 M parameters, seconds a step on a laptop), `compact` the same shape with narrow widths, for live training.
+The reconstructive network, an encoder-decoder *without* skip connections, reconstructs the input as it would look
+without an anomaly. The discriminative network, a U-Net *with* skips, sees reconstruction and input together and
+predicts a mask of where they differ in a way that matters. One definition serves two presets: `paper` is the published
+pair (97 M parameters, seconds a step on a laptop), `compact` the same shape with narrow widths, for live training.
 """
 
 import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from draem_aitex.errors import InputError, check_unit
 from draem_aitex.model.unet import NetworkConfig, UNet
 
+# `compact`: with one more level the reconstruction stays plain grey, without threads, for all of a lesson. With ReLU
+# the narrow pair came to encode fabric by active features and everything odd by none at all, so that the strongest
+# anomalies all scored sigmoid(bias), in no order. Aligned corners would make a pixel's score depend on the image's width.
 PRESETS = {
     "compact": NetworkConfig(
-        reconstructive=(16, 32, 64),  # with a level more it paints plain grey, and no threads, for all of a lesson
-        discriminative=(16, 32, 64, 128),
-        classes=1,
-        stem=2,
-        # With ReLU the narrow pair came to mark cloth by active features and everything odd by none at all: the
-        # strongest anomalies all scored sigmoid(bias), in no order.
-        negative_slope=0.1,
-        upsampling="nearest",  # aligned corners would make a pixel's score depend on the width of the picture
-        up_convolution=False,
+        reconstructive=(16, 32, 64), discriminative=(16, 32, 64, 128), classes=1, stem=2, negative_slope=0.1,
+        upsampling="nearest", up_convolution=False,
     ),
     "paper": NetworkConfig(),
-}
+}  # fmt: skip
 
 
 class DRAEM(nn.Module):
     """Both networks in a row.
 
     images: float32 `(B, channels, H, W)` in [0, 1], any H and W (mirrored outwards inside, cropped back).
-    Returns `(reconstruction, logits)`: `(B, channels, H, W)`, not clipped, and `(B, 1, H, W)`, positive where a defect
-    is more likely than not. The order of the discriminative network's input is the authors' code's, (reconstruction,
-    image). Of two classes the logit is their difference: its sigmoid is the softmax of the second, the defect.
 
-    Raises `InputError` for other shapes, channels or dtypes, and for values outside [0, 1] where looking costs no wait
-    for a device, that is on the CPU.
+    Returns `(reconstruction, logits)`: `(B, channels, H, W)`, not clipped, and `(B, 1, H, W)`, positive where an
+    anomaly is more likely than not. The discriminative network's input has the order of the authors' code,
+    (reconstruction, image). Of two classes the logit is their difference: its sigmoid is the softmax of the anomaly.
+
+    Raises `InputError` for other shapes, channels or dtypes and, on the CPU, for values outside [0, 1]; on a GPU
+    reading values would wait for the device.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         channels = config.channels
         self.reconstructive = UNet(channels, channels, config.reconstructive, False, config)
         self.discriminative = UNet(2 * channels, config.classes, config.discriminative, True, config)
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images to reconstruction and logits, see the class."""
         self._check(images)
         height, width = images.shape[-2:]
         padded = mirror_to_multiple(images, self.config.multiple)
@@ -62,20 +61,20 @@ class DRAEM(nn.Module):
         return reconstruction[..., :height, :width], logits[..., :height, :width]
 
     def _check(self, images):
-        dtype = self.reconstructive.head.weight.dtype
-        if images.ndim != 4 or images.shape[1] != self.config.channels or images.dtype != dtype or not images.numel():
+        dtype, channels, shape = self.reconstructive.head.weight.dtype, self.config.channels, tuple(images.shape)
+        if len(shape) != 4 or shape[1] != channels or images.dtype != dtype or not images.numel():
             raise InputError(
-                f"images: {images.dtype} of shape {tuple(images.shape)}; expected {dtype} of shape "
-                f"(B, {self.config.channels}, H, W) in [0, 1]"
+                f"images: {images.dtype} of shape {shape}; expected {dtype} of shape (B, {channels}, H, W) in [0, 1]"
+                + "; repeat grey images: images.expand(-1, 3, -1, -1)" * (channels == 3 and shape[1:2] == (1,))
             )
         if images.device.type == "cpu" and not torch.compiler.is_compiling():
             check_unit(images.detach(), "images")
 
 
-def mirror_to_multiple(images, multiple):
-    """Mirror pictures outwards, down and to the right, until both sides are multiples of `multiple`.
+def mirror_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Mirror images `(..., H, W)` outwards, down and to the right, until both sides are multiples of `multiple` pixels.
 
-    Unlike padding with reflection this takes pictures smaller than what is added: they are mirrored several times.
+    Unlike padding with reflection this takes images smaller than what is added: they are mirrored several times.
     """
     if not any(side % multiple for side in images.shape[-2:]):
         return images
@@ -90,11 +89,13 @@ def _mirrored(length, wanted, device):
     return torch.minimum(index, period - index)
 
 
-def build_draem(preset="compact", seed=0, channels=1):
+def build_draem(preset: str | NetworkConfig = "compact", seed: int = 0, channels: int = 1) -> DRAEM:
     """A fresh pair of networks, its weights drawn from the seed; torch's global random state stays as it was.
 
-    preset: a name in `PRESETS`, with the given number of picture channels, or a `NetworkConfig`, taken as it is.
-    Weights start as PyTorch draws them; the authors' code draws those of convolutions from N(0, 0.02).
+    preset: a name in `PRESETS`, or a `NetworkConfig`, which brings its own channels. channels: of the images, with a
+    name. Weights start as PyTorch draws them; the authors' code draws those of convolutions from N(0, 0.02).
+
+    Raises `InputError` for an unknown name.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:
@@ -105,21 +106,20 @@ def build_draem(preset="compact", seed=0, channels=1):
         return DRAEM(preset)
 
 
-def fold_batch_norm(model):
+def fold_batch_norm(model: DRAEM) -> DRAEM:
     """A copy for inference, each batch norm folded into the convolution before it; the original stays as it is.
 
-    In evaluation mode a batch norm is a factor and an offset per channel, which the convolution can do on its way.
+    In evaluation mode a batch norm is a factor and an offset per channel, which the convolution can include.
     Outputs agree to 1e-5.
     """
     folded = copy.deepcopy(model).eval()
-    for block in folded.modules():
-        for index in range(len(block) - 1 if isinstance(block, nn.Sequential) else 0):
-            if isinstance(block[index], nn.Conv2d) and isinstance(block[index + 1], nn.BatchNorm2d):
-                block[index] = fuse_conv_bn_eval(block[index], block[index + 1])
-                block[index + 1] = nn.Identity()
+    for block in (module for module in folded.modules() if isinstance(module, nn.Sequential)):
+        for index, (layer, norm) in enumerate(pairwise(list(block))):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                block[index], block[index + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
     return folded
 
 
-def count_parameters(module):
+def count_parameters(module: nn.Module) -> int:
     """Number of trained values in a module."""
     return sum(parameter.numel() for parameter in module.parameters())

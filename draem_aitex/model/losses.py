@@ -3,73 +3,69 @@
     reconstruction = 0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT
     segmentation   = 0.5 * BCE + 0.5 * focal
 
-All take two floating-point tensors of one shape `(B, C, H, W)` and give a scalar mean, the combinations as `LossParts`,
-computed in float32 also inside autocast. Targets lie in [0, 1], masks are 0 or 1 (values between are taken as soft
-labels, the focal weight then as a rough one); what a network gives is not held to a range. Other shapes, dtypes and
-ranges raise `InputError` (ranges on the CPU alone: on a GPU, looking would wait for the device).
+All take two floating-point tensors of one shape `(B, C, H, W)` and give a scalar mean (the combinations: `LossParts`),
+computed in float32 also inside autocast. Targets lie in [0, 1]. Masks are 0 or 1; values between count as soft labels,
+for which the focal weight is only approximate. Outputs of a network may have any range. Other shapes, dtypes and ranges
+raise `InputError` (ranges on the CPU alone: on a GPU, reading values would wait for the device).
 The paper's own losses are L2 + SSIM and focal; the authors' code has focal with gamma 2 and no alpha.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from draem_aitex.errors import InputError, check_unit
 
+Weights = Mapping[str, float]  # of the parts of a combined loss, by name
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; Wang et al., IEEE TIP 13(4), 2004, section III.B
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for a range of 1; same place
 RECONSTRUCTION_WEIGHTS = {"l1": 0.7 * 0.8, "ssim": 0.7 * 0.2, "fft": 0.3}
 SEGMENTATION_WEIGHTS = {"bce": 0.5, "focal": 0.5}
-FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.75  # alpha: weight of the defect class; the normal class weighs 1 - alpha
+FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.75  # alpha: weight of anomalous pixels; normal ones weigh 1 - alpha
 
 
 @dataclass(frozen=True)
 class LossParts:
     """A combined loss: `total`, with gradient, and its `parts` by name, detached, before weighting."""
 
-    total: torch.Tensor
-    parts: dict
+    total: Tensor
+    parts: dict[str, Tensor]
 
 
 def _checked(**pair):
-    """What a network gave and what it should have given, in float32 (float64 stays: gradients are checked in it)."""
+    """A network's output and its target, checked, in float32 (float64 stays: gradients are checked in it)."""
     (name, output), (wanted, target) = pair.items()
     if output.shape != target.shape or output.ndim != 4 or not output.numel():
-        raise InputError(
-            f"{name} and {wanted}: shapes {tuple(output.shape)} and {tuple(target.shape)}; expected one shape "
-            "(B, C, H, W) for both"
-        )
+        shapes = f"{tuple(output.shape)} and {tuple(target.shape)}"
+        raise InputError(f"{name} and {wanted}: shapes {shapes}; expected one shape (B, C, H, W) for both")
     if not (output.is_floating_point() and target.is_floating_point()):
-        raise InputError(
-            f"{name} and {wanted}: {output.dtype} and {target.dtype}; expected floating point; convert with .float()"
-        )
+        dtypes = f"{output.dtype} and {target.dtype}"
+        raise InputError(f"{name} and {wanted}: {dtypes}; expected floating point; convert with .float()")
     if target.device.type == "cpu" and not torch.compiler.is_compiling():
         check_unit(target.detach(), wanted)
     return (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (output, target))
 
 
-def l1_loss(reconstruction, target):
-    """Mean absolute difference: likeness pixel by pixel."""
-    return _l1(*_checked(reconstruction=reconstruction, target=target))
+def l1_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference, pixel by pixel."""
+    return F.l1_loss(*_checked(reconstruction=reconstruction, target=target))
 
 
-def _l1(x, y):
-    return (x - y).abs().mean()
-
-
-def ssim_loss(reconstruction, target):
+def ssim_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
     """1 - SSIM: local luminance, contrast and structure under a Gaussian window of 11 pixels, sigma 1.5.
 
-    For pictures of range 1. The window stays inside the picture (no padding), so a border of 5 pixels has no window
-    of its own. 0 for equal pictures, up to 2. Wang et al. 2004, equation 13.
+    For images of range 1, 11 x 11 pixels or more. The window stays inside the image (no padding), so no window is
+    centred on the outermost 5 pixels. 0 for equal images, up to 2. Wang et al. 2004, equation 13.
     """
     return _ssim(*_checked(reconstruction=reconstruction, target=target))
 
 
 def _ssim(x, y):
     if min(x.shape[-2:]) < SSIM_WINDOW:
-        raise InputError(f"pictures of {tuple(x.shape[-2:])} pixels; expected {SSIM_WINDOW} x {SSIM_WINDOW} or more")
+        raise InputError(f"images of {tuple(x.shape[-2:])} pixels; expected {SSIM_WINDOW} x {SSIM_WINDOW} or more")
     with torch.autocast(x.device.type, enabled=False):
         bands = [_band(length, x) for length in x.shape[-2:]]
         mean_x, mean_y = _gaussian(x, *bands), _gaussian(y, *bands)
@@ -85,7 +81,7 @@ def _gaussian(x, down, across):
     """Gaussian window across and then down, without padding; down, across: the `_band` of each side's length.
 
     Each pass is a product with a band matrix: for one channel that is several times faster than a convolution. The
-    first is a single product over the rows of all pictures.
+    first is a single product over the rows of all images.
     """
     rows = x.reshape(-1, x.shape[-1]) @ across.T.contiguous()
     return down @ rows.view(*x.shape[:-1], -1)
@@ -100,10 +96,10 @@ def _band(length, like):
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def fft_loss(reconstruction, target):
-    """Mean absolute difference of the log-magnitude spectra, log(1 + |F|): texture and brightness, blind to place.
+def fft_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of the log-magnitude spectra, log(1 + |F|): texture and brightness, not position.
 
-    A cyclic shift of a picture changes only the phases and costs nothing.
+    A cyclic shift of an image changes only the phases and costs nothing.
     """
     return _fft(*_checked(reconstruction=reconstruction, target=target))
 
@@ -120,18 +116,21 @@ def _log_spectrum(x):
     return torch.log(1 + (spectrum.real**2 + spectrum.imag**2 + 1e-12).sqrt())
 
 
-def bce_loss(logits, mask):
+def bce_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Binary cross-entropy of a mask (0 or 1) against logits, mean over all pixels."""
     logits, mask = _checked(logits=logits, mask=mask)
     return F.binary_cross_entropy_with_logits(logits, mask)
 
 
-def focal_loss(logits, mask, gamma=FOCAL_GAMMA, alpha=FOCAL_ALPHA):
+def focal_loss(logits: Tensor, mask: Tensor, gamma: float = FOCAL_GAMMA, alpha: float | None = FOCAL_ALPHA) -> Tensor:
     """Focal loss: cross-entropy weighted by (1 - p)^gamma, p the probability given to the true class.
 
-    Lin et al., ICCV 2017, equation 5. alpha in (0, 1) weighs the pixels of a defect and 1 - alpha those of cloth: by
-    default 0.75 and 0.25, neither is free. None weighs both 1 (the DRAEM authors' code). With gamma 0 and alpha None it
-    is `bce_loss`. gamma: 0 or more. Logits, not probabilities: far from 0, log(sigmoid) of a float32 would be -inf.
+    Lin et al., ICCV 2017, equation 5. gamma: 0 or more. alpha, above 0 and below 1, weighs anomalous pixels and
+    1 - alpha normal ones: by default 0.75 and 0.25, so neither class is free. None weighs both 1 (the authors' code).
+    With gamma 0 and alpha None it is `bce_loss`. It takes logits and not probabilities, because far from 0 a float32
+    log(sigmoid) would be -inf.
+
+    Raises `InputError` for other values of gamma and alpha.
     """
     logits, mask = _checked(logits=logits, mask=mask)
     return _focal(F.binary_cross_entropy_with_logits(logits, mask, reduction="none"), mask, gamma, alpha)
@@ -150,19 +149,22 @@ def _focal(cross_entropy, mask, gamma, alpha):
     return loss.mean()
 
 
-def reconstruction_loss(reconstruction, target, weights=RECONSTRUCTION_WEIGHTS):
+def reconstruction_loss(reconstruction: Tensor, target: Tensor, weights: Weights = RECONSTRUCTION_WEIGHTS) -> LossParts:
     """The weighted sum of L1, SSIM and FFT loss; by default 0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT.
 
-    weights: dict with `l1`, `ssim` and `fft`, 0 or more. Returns `LossParts` with parts of these names.
+    weights: of `l1`, `ssim` and `fft`, each 0 or more. Returns `LossParts` with parts of these names.
     """
     x, y = _checked(reconstruction=reconstruction, target=target)  # once, for all three
-    return _combined({"l1": _l1(x, y), "ssim": _ssim(x, y), "fft": _fft(x, y)}, weights)
+    return _combined({"l1": F.l1_loss(x, y), "ssim": _ssim(x, y), "fft": _fft(x, y)}, weights)
 
 
-def segmentation_loss(logits, mask, weights=SEGMENTATION_WEIGHTS, gamma=FOCAL_GAMMA, alpha=FOCAL_ALPHA):
+def segmentation_loss(
+    logits: Tensor, mask: Tensor, weights: Weights = SEGMENTATION_WEIGHTS, gamma: float = FOCAL_GAMMA,
+    alpha: float | None = FOCAL_ALPHA,
+) -> LossParts:  # fmt: skip
     """The weighted sum of BCE and focal loss; by default 0.5 * BCE + 0.5 * focal.
 
-    weights: dict with `bce` and `focal`, 0 or more; gamma, alpha: of `focal_loss`. Returns `LossParts` with parts of
+    weights: of `bce` and `focal`, each 0 or more; gamma, alpha: see `focal_loss`. Returns `LossParts` with parts of
     these names.
     """
     logits, mask = _checked(logits=logits, mask=mask)

@@ -1,54 +1,56 @@
-"""TODO."""
+"""The authors' published weights (VitjanZ/DRAEM): their names translated, and a `paper` pair filled with them."""
 
 import copy
 import re
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from draem_aitex.errors import InputError, one_line
+from draem_aitex.model.draem import DRAEM
 
-# Names in the authors' code (VitjanZ/DRAEM, model_unet.py) and here, in both networks. Their levels of the encoder
-# count from 1; the decoder of the discriminative network has one level more, "_b", before its first.
-PUBLISHED_NAMES = (
-    (r"(?:encoder|encoder_segment)\.block(\d)\.", lambda n, deeper: f"encoder.{int(n) - 1}."),
-    (r"(?:decoder|decoder_segment)\.up(_b|\d)\.", lambda n, deeper: f"up.{_step_up(n, deeper)}."),
-    (r"(?:decoder|decoder_segment)\.db(_b|\d)\.", lambda n, deeper: f"decoder.{_step_up(n, deeper)}."),
-    (r"(?:decoder|decoder_segment)\.(fin_out)\.0\.", lambda n, deeper: "head."),
-)
+# A name in the authors' model_unet.py, in either network: block1 is the first level of the encoder, up1 and db1 the
+# first step of the decoder (in the discriminative network the second, after up_b and db_b), fin_out the last layer.
+AUTHORS_NAME = re.compile(r"(?:en|de)coder(?:_segment)?\.(?:(block|up|db)(_b|\d)|fin_out\.0)\.(.+)")
+Weights = Mapping[str, Tensor]  # a state dict
+OUR_LISTS = {"block": "encoder", "up": "up", "db": "decoder"}
 
 
-def _step_up(name, deeper):
-    return 0 if name == "_b" else int(name) - 1 + deeper
+def rename_published(weights: Weights) -> dict[str, Tensor]:
+    """A state dict of one of the authors' two networks, under the names of `unet.UNet`.
 
-
-def rename_published(weights):
-    """A state dict of one of the authors' two networks, under this module's names. Raises for a name it does not know.
-
-    weights: dict of name to tensor; which of the two networks it is of shows in the names.
+    weights: their state dict; its names show which of the two networks it belongs to. Raises `InputError` for a name
+    that theirs do not have.
     """
-    deeper = int(any(name.startswith("encoder_segment.") for name in weights))
+    first = int(not any(name.startswith("encoder_segment.") for name in weights))  # step of the decoder that is 1 there
     renamed = {}
     for name, tensor in weights.items():
-        for pattern, ours in PUBLISHED_NAMES:
-            if match := re.match(pattern, name):
-                renamed[ours(match[1], deeper) + name[match.end() :]] = tensor
-                break
-        else:
+        match = AUTHORS_NAME.fullmatch(name)
+        if match is None:
             raise InputError(f"weights: {name!r} is no name of the authors' networks; expected a state dict of theirs")
+        part, step, rest = match.groups()
+        if part is None:
+            renamed[f"head.{rest}"] = tensor
+        else:
+            index = 0 if step == "_b" else int(step) - (1 if part == "block" else first)
+            renamed[f"{OUR_LISTS[part]}.{index}.{rest}"] = tensor
     return renamed
 
 
-def load_published_weights(model, reconstructive, discriminative):
+def load_published_weights(model: DRAEM, reconstructive: Weights, discriminative: Weights) -> None:
     """Fill a `paper` pair with the authors' two state dicts; afterwards it computes what theirs compute.
 
+    model: `build_draem("paper", channels=3)`; their networks see colour images. Left as it is if one half does not fit.
     reconstructive, discriminative: state dicts of their ReconstructiveSubNetwork and DiscriminativeSubNetwork (their
-    files NAME.pckl and NAME_seg.pckl, read with `torch.load(..., weights_only=True)`). Raises `InputError` where names
-    or shapes differ.
+    files NAME.pckl and NAME_seg.pckl, read with `torch.load(..., weights_only=True)`).
+
+    Raises `InputError` where names or shapes differ.
     """
-    filled = copy.deepcopy(model)  # so that weights of which one half does not fit leave the model as it is
+    filled = copy.deepcopy(model)
     for name, weights in (("reconstructive", reconstructive), ("discriminative", discriminative)):
         try:
             getattr(filled, name).load_state_dict(rename_published(weights))
         except RuntimeError as error:
-            raise InputError(
-                f"{name}: weights do not fit ({one_line(error, 300)}); expected the authors' for this model"
-            ) from None
+            why = f"weights do not fit ({one_line(error, 300)})"
+            raise InputError(f'{name}: {why}; expected theirs, and build_draem("paper", channels=3)') from None
     model.load_state_dict(filled.state_dict())

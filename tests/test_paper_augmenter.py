@@ -2,9 +2,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_kinds import cloth, seeded
+from test_kinds import seeded, woven
 
-from draem_aitex.anomalies.paper_augmenter import OPERATIONS, PaperAugmenter, paper_masks, turned
+from draem_aitex.anomalies.paper_augmenter import (
+    PaperAugmenter,
+    PaperAugmenterConfig,
+    operations,
+    paper_masks,
+    rotated,
+)
 from draem_aitex.errors import InputError
 
 
@@ -30,8 +36,8 @@ def test_masks_have_the_published_distribution():
 
 
 def test_half_are_touched_and_opacity_is_as_published(textures):
-    images = cloth(200, 64, channels=3)
-    batch = PaperAugmenter(textures)(images, seeded())
+    images = woven(200, 64, channels=3)
+    batch = PaperAugmenter(PaperAugmenterConfig(str(textures)))(images, seeded())
     assert 0.35 < batch.corrupted.float().mean() < 0.55
     assert torch.equal(batch.images[~batch.corrupted], images[~batch.corrupted])
     opacity = batch.severity[batch.corrupted, 0]
@@ -41,35 +47,35 @@ def test_half_are_touched_and_opacity_is_as_published(textures):
 
 
 def test_grey_and_seeds(textures):
-    images = cloth(8, 48)
-    first, second = (PaperAugmenter(textures)(images, seeded(4)) for _ in range(2))
+    images = woven(8, 48)
+    first, second = (PaperAugmenter(PaperAugmenterConfig(str(textures)))(images, seeded(4)) for _ in range(2))
     assert first.images.shape == images.shape and torch.equal(first.images, second.images)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", operations())
 def test_every_operation_gives_a_texture(name):
     texture = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=seeded())
     for strength in (0.0, 0.3, 1.0):
-        changed = OPERATIONS[name](texture, strength)
+        changed = operations()[name](texture, strength)
         assert changed.shape == texture.shape and changed.dtype == torch.uint8
 
 
 def test_a_quarter_turn():
-    picture = torch.zeros(1, 1, 32, 32)
-    picture[..., 4:8, :] = 1
-    assert torch.allclose(turned(picture, torch.full((1, 1, 1, 1), torch.pi / 2)).sum(), picture.sum(), rtol=0.01)
-    assert turned(picture, torch.full((1, 1, 1, 1), torch.pi / 2))[0, 0, 16].sum().round() == 4
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 4:8, :] = 1
+    assert torch.allclose(rotated(image, torch.full((1, 1, 1, 1), torch.pi / 2)).sum(), image.sum(), rtol=0.01)
+    assert rotated(image, torch.full((1, 1, 1, 1), torch.pi / 2))[0, 0, 16].sum().round() == 4
 
 
 def test_bad_input(textures, tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
-        PaperAugmenter(tmp_path / "none")
-    with pytest.raises(InputError, match="no picture"):
-        PaperAugmenter(tmp_path)
-    with pytest.raises(InputError, match="32 cells is finer than the picture"):
-        PaperAugmenter(textures)(torch.zeros(1, 3, 16, 16), seeded())
+    with pytest.raises(InputError, match="textures: .*none: no images; expected a folder with some"):
+        PaperAugmenter(PaperAugmenterConfig(str(tmp_path / "none")))
+    with pytest.raises(InputError, match="textures: .*: no images"):
+        PaperAugmenter(PaperAugmenterConfig(str(tmp_path)))
+    with pytest.raises(InputError, match="pixels; expected 32 or more"):
+        PaperAugmenter(PaperAugmenterConfig(str(textures)))(torch.zeros(1, 3, 16, 16), seeded())
     with pytest.raises(InputError, match="2 channels; expected 3"):
-        PaperAugmenter(textures)(torch.zeros(1, 2, 32, 32), seeded())
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="broken.jpg: not a readable picture"):
-        PaperAugmenter(tmp_path)(torch.zeros(1, 3, 32, 32), seeded())
+        PaperAugmenter(PaperAugmenterConfig(str(textures)))(torch.zeros(1, 2, 32, 32), seeded())
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match="broken.jpg: not a readable image"):
+        PaperAugmenter(PaperAugmenterConfig(str(tmp_path)))(torch.zeros(1, 3, 32, 32), seeded())
