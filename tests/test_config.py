@@ -1,7 +1,7 @@
 import pytest
 
-from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError
+from draem_aitex.model.unet import NetworkConfig
 from draem_aitex.training.config import TrainConfig, cosine_factor, milestones
 
 
@@ -61,6 +61,7 @@ def test_bad_settings(changes, message):
         TrainConfig(**{"steps": 4, **changes})
 
 
-def test_device_that_is_not_there():
-    with pytest.raises(InputError, match="'warp'"):
-        pick_device("warp")
+def test_networks_and_augmentation_of_your_own():
+    narrow = NetworkConfig(channels=3, reconstructive=(4, 8), discriminative=(4, 8))
+    assert TrainConfig(steps=1, preset=narrow, crop=8).network == narrow
+    assert TrainConfig.of_preset("paper", steps=1).normal_augmentation.stretch == (0.3, 1.0)

@@ -14,7 +14,6 @@ from draem_aitex.training.checkpoint import load_checkpoint
 
 GRADIENTS = """
 import sys, torch
-from draem_aitex.anomalies.augmenter import AugmentedBatch
 from draem_aitex.data import aitex, rolls as data_rolls
 from draem_aitex.training import distributed
 from draem_aitex.training.config import TrainConfig
@@ -30,10 +29,39 @@ with distributed.joined("cpu"):
     clean = trainer.sampler(4, generator)
     batch = trainer.augmenter(clean, generator)
     mine = slice(0, 4) if distributed.count() == 1 else slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
-    part = AugmentedBatch(batch.images[mine], batch.masks[mine], batch.kinds[mine], batch.severity[mine], batch.names)
-    trainer.backward(clean[mine], part)
+    trainer.backward(clean[mine], batch.part(mine.start, mine.stop))
     own = trainer.sampler(2, trainer.generator)
-    torch.save({"gradients": [p.grad for p in trainer.model.parameters()], "crops": own}, f"{out}{distributed.rank()}.pt")
+    gradients = [parameter.grad for parameter in trainer.model.parameters()]
+    torch.save({"gradients": gradients, "crops": own}, f"{out}{distributed.rank()}.pt")
+"""
+
+
+WAITING = """
+import datetime, functools, sys, time
+import torch
+from draem_aitex.training import distributed
+
+# Collectives of the group that gradients go through give up after a second, as NCCL's would after ten minutes.
+start = torch.distributed.init_process_group
+torch.distributed.init_process_group = functools.partial(start, timeout=datetime.timedelta(seconds=1))
+with distributed.joined("cpu"):
+    rank = distributed.rank()
+    said = distributed.from_first(f"from {rank}")
+    everyone = distributed.gathered(torch.tensor([rank]))
+    if rank == 0:
+        time.sleep(4)  # calibrates
+    done = time.time()
+left = time.time()
+torch.save({"done": done, "left": left, "said": said, "everyone": torch.cat(everyone)}, sys.argv[1] + str(rank))
+"""
+
+ONE_RANKS_OWN = """
+import os, sys, time
+from draem_aitex.cli.main import main
+
+if os.environ["RANK"] == "0":
+    time.sleep(600)
+sys.exit(main(["train", "--out", sys.argv[1], "--device", "cuda:7"]))
 """
 
 
@@ -117,6 +145,37 @@ def test_bad_input_is_said_once(small_set, tmp_path):
     done = subprocess.run(torchrun(2, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode != 0 and len(said) == 1 and "no AITEX folder" in said[0], done.stderr
+
+
+def test_an_error_of_another_rank_is_said_with_its_number(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ONE_RANKS_OWN)
+    command = torchrun(2, str(script), str(tmp_path / "model.pt"))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0 and len(said) == 1 and said[0].startswith("error: rank 1: device: 'cuda:7'"), (
+        done.stderr
+    )
+
+
+def test_all_ranks_wait_for_the_first_one(tmp_path):
+    """It calibrates after a training; torn down before, a group may hang or abort it."""
+    script = tmp_path / "script.py"
+    script.write_text(WAITING)
+    run(torchrun(2, str(script), str(tmp_path / "rank")))
+    first, second = (torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in (0, 1))
+    assert second["done"] + 2 < first["done"] <= second["left"]
+    for one in (first, second):
+        assert one["said"] == "from 0" and one["everyone"].tolist() == [0, 1]
+
+
+def test_a_checkpoint_of_another_run_is_said_once(small_set, tmp_path):
+    path = tmp_path / "model.pt"
+    run([sys.executable, *train(small_set, path, "--steps", "1")])
+    command = torchrun(2, *train(small_set, path, "--steps", "2"))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0 and len(said) == 1 and "steps: found 1, given 2" in said[0], done.stderr
 
 
 def test_a_job_that_torchrun_did_not_start_is_named(small_set, tmp_path):

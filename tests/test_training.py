@@ -17,10 +17,10 @@ from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
 from draem_aitex.model.losses import reconstruction_loss
 from draem_aitex.model.unet import NetworkConfig
-from draem_aitex.training import loop
+from draem_aitex.training import distributed, loop
 from draem_aitex.training.checkpoint import FORMAT, load_checkpoint, load_model, save_checkpoint
 from draem_aitex.training.config import TrainConfig
-from draem_aitex.training.trainer import Trainer
+from draem_aitex.training.trainer import Trainer, precision
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +126,21 @@ def test_a_second_ctrl_c_is_heard_at_once_and_saves_nothing(rolls, tmp_path, mon
 @pytest.mark.parametrize("save_every", [0, 1000])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(rolls, tmp_path, monkeypatch, save_every):
     """Checked before every save, not only where a line is logged."""
-    path, lasting = tmp_path / "model.pt", reconstruction_loss
+    path, lasting, calls = tmp_path / "model.pt", reconstruction_loss, []
+    monkeypatch.setattr(loop, "SAVE_SHARE", float("inf"))
 
     def explode(reconstruction, clean):
-        return lasting(reconstruction * (float("nan") if path.exists() else 1), clean)
+        calls.append(1)
+        return lasting(reconstruction * (float("nan") if len(calls) > good else 1), clean)
 
+    good = 2 if save_every else 1
     monkeypatch.setattr("draem_aitex.training.trainer.reconstruction_loss", explode)
     if save_every:
         loop.train_networks(rolls, config(), path, quiet=True, on_log=stop_at(2), log_every=1)
     with pytest.raises(InputError, match="loss: not finite at step"):
         loop.train_networks(rolls, config(), path, quiet=True, save_seconds=save_every)
     content = load_checkpoint(path)
-    assert not content["finished"] and content["steps"] == (2 if save_every else 1)
+    assert not content["finished"] and content["steps"] == good
     assert all(value.isfinite().all() for value in content["weights"].values())
 
 
@@ -173,6 +176,199 @@ def test_compiled_networks_compute_the_same(rolls):
     plain, compiled = (Trainer(rolls, settings, compiled=value) for value in (False, True))
     for _ in range(2):
         assert plain.step()["loss"].item() == pytest.approx(compiled.step()["loss"].item(), rel=1e-4)
+
+
+def test_a_compiler_that_is_missing_is_one_line(rolls):
+    trainer = Trainer(rolls, config(), compiled=True)
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(InputError, match="compile: "):
+        trainer.step()
+
+
+def test_other_errors_of_a_compiled_step_stay_what_they_are(rolls, monkeypatch):
+    trainer = Trainer(rolls, config(), compiled=True)
+    monkeypatch.setattr(trainer, "parallel", lambda images: images.no_such_thing)
+    with pytest.raises(AttributeError):
+        trainer.step()
+
+
+def test_the_first_step_of_a_process_costs_no_training_time(rolls, tmp_path, monkeypatch):
+    """It may compile for a minute. Nor does it when the run is resumed."""
+    slow_start(monkeypatch)
+    path, budget = tmp_path / "model.pt", 0.02  # minutes
+    part = loop.train_networks(rolls, minutes(budget), path, quiet=True, on_log=stop_at(3), log_every=1)
+    assert not part.finished and part.steps == 3 and part.seconds < 60 * budget
+    slow_start(monkeypatch)
+    whole = loop.train_networks(rolls, minutes(budget), path, quiet=True)
+    assert whole.finished and whole.steps > 5 and 60 * budget <= whole.seconds < 60 * budget + 1
+
+
+def minutes(budget):
+    return config(steps=None, minutes=budget)
+
+
+def slow_start(monkeypatch):
+    """The next step, and that one alone, takes longer than a run's budget."""
+    step, started = Trainer.step, []
+
+    def compiling(trainer):
+        if not started:
+            time.sleep(2)
+        started.append(trainer.steps)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", compiling)
+
+
+def test_convolutions_keep_to_float32(rolls, monkeypatch):
+    """cuDNN would take TF32 by default, in the forward and in the backward pass. Outside of a step it may."""
+    assert torch.backends.cudnn.allow_tf32
+    seen = []
+
+    class Watching(torch.autograd.Function):
+        @staticmethod
+        def forward(context, images):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return images.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return gradient
+
+    for wanted in ("float32", "auto"):
+        trainer = Trainer(rolls, config(precision=wanted))
+        networks = trainer.parallel
+        monkeypatch.setattr(
+            trainer, "parallel", lambda images, networks=networks: map(Watching.apply, networks(images))
+        )
+        trainer.step()
+    assert len(seen) == 8 and not any(seen) and torch.backends.cudnn.allow_tf32
+
+
+def test_precision_leaves_the_other_settings_of_cudnn(monkeypatch):
+    for benchmark in (False, True):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, deterministic=not benchmark):
+            with precision(torch.device("cpu"), "float32"):
+                assert torch.backends.cudnn.benchmark == benchmark and torch.backends.cudnn.enabled
+                assert torch.backends.cudnn.deterministic != benchmark and not torch.backends.cudnn.allow_tf32
+                assert not torch.is_autocast_enabled("cpu")
+    with pytest.raises(KeyError), precision(torch.device("cpu")):
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_networks_for_colour_train_on_grey_rolls(rolls):
+    colour = NetworkConfig(channels=3, reconstructive=(4, 8), discriminative=(4, 8))
+    result = loop.train_networks(rolls, config(preset=colour, steps=2), quiet=True)
+    assert result.model(torch.rand(1, 3, 64, 64, generator=torch.Generator()))[0].shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_crops_of_several_steps_drawn_at_once_resume_exactly(rolls, tmp_path, monkeypatch, stop):
+    """The random state that is kept is that before the block of steps; the steps that were taken of it are skipped."""
+    monkeypatch.setattr(loop, "Trainer", lambda *arguments: Trainer(*arguments, ahead=4))
+    whole = loop.train_networks(rolls, config(steps=9), quiet=True)
+    path = tmp_path / "model.pt"
+    part = loop.train_networks(rolls, config(steps=9), path, quiet=True, log_every=1, on_log=stop_at(stop))
+    assert part.steps == stop
+    assert torch.equal(weights(whole), weights(loop.train_networks(rolls, config(steps=9), path, quiet=True)))
+
+
+def test_drawing_ahead_hands_out_every_crop_once(rolls):
+    trainer, alone = Trainer(rolls, config(), ahead=3), Trainer(rolls, config(batch=6))
+    clean, batch = alone.draw()
+    for step in range(3):
+        mine, corrupted = trainer.draw()
+        assert torch.equal(mine, clean[2 * step : 2 * step + 2])
+        assert torch.equal(corrupted.images, batch.images[2 * step : 2 * step + 2])
+        assert corrupted.masks.shape == (2, 1, 64, 64) and corrupted.names == batch.names
+        trainer.steps += 1
+    assert not torch.equal(trainer.draw()[0], mine)
+
+
+def test_the_loop_goes_on_while_a_checkpoint_is_written(rolls, tmp_path, monkeypatch):
+    """What is written is the state as it was when the writing began; the last one is waited for."""
+    monkeypatch.setattr(loop, "SAVE_SHARE", float("inf"))
+    path, written, seen = tmp_path / "model.pt", [], []
+
+    def slow(path, content):
+        time.sleep(0.5)
+        save_checkpoint(path, content)
+        written.append(content["steps"])
+
+    def watch(trainer):
+        seen.append((trainer.steps, list(written)))
+
+    monkeypatch.setattr(loop, "save_checkpoint", slow)
+    options = {"save_seconds": 0, "log_every": 1, "on_log": watch, "quiet": True}
+    whole = loop.train_networks(rolls, config(steps=4), path, **options)
+    assert (2, []) in seen and written[0] == 1 and written[-1] == 4 and load_checkpoint(path)["finished"]
+    assert torch.equal(weights(whole), weights_of(load_model(load_checkpoint(path))))
+
+
+def test_checkpoints_take_a_small_part_of_the_time(rolls, tmp_path, monkeypatch):
+    """One that takes a second is followed by one after twenty, whatever `save_seconds` says."""
+    saves = []
+
+    def slow(path, content):
+        time.sleep(0.2)
+        saves.append(content["steps"])
+
+    monkeypatch.setattr(loop, "save_checkpoint", slow)
+    result = loop.train_networks(rolls, minutes(0.05), tmp_path / "model.pt", quiet=True, save_seconds=0)
+    assert result.steps > 10 and saves == [1, result.steps], "the first one, and the end"
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(rolls, tmp_path, monkeypatch):
+    def full(path, content):
+        raise InputError("disk: not written")
+
+    monkeypatch.setattr(loop, "save_checkpoint", full)
+    monkeypatch.setattr(loop, "SAVE_SHARE", float("inf"))
+    for steps in (1, 1_000_000):  # at the end, and at the next one on the way
+        with pytest.raises(InputError, match="disk: not written"):
+            loop.train_networks(rolls, config(steps=steps), tmp_path / "model.pt", quiet=True, save_seconds=0)
+
+
+def test_ranks_other_than_the_first_copy_nothing_to_the_host(rolls, monkeypatch):
+    trainer = Trainer(rolls, config())
+    trainer.step()
+    assert {"weights", "training"} <= set(trainer.state(finished=False))
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr("draem_aitex.training.trainer.network_content", None)
+    assert trainer.state(finished=False) == {}
+
+
+def test_a_state_is_a_copy(rolls):
+    trainer = Trainer(rolls, config())
+    trainer.step()
+    state = trainer.state(finished=False)
+    kept = [value.clone() for value in tensors(state)]
+    trainer.step()
+    assert len(kept) > 100 and all(torch.equal(a, b) for a, b in zip(kept, tensors(state), strict=True))
+    assert state["log"] is not trainer.log and torch.backends.cudnn.allow_tf32
+
+
+def tensors(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def test_checkpoints_of_the_format_before_are_read(tmp_path):
+    """The same content, some of it under another name."""
+    old = {
+        "format": "draem_aitex checkpoint 4", "detector": "vae", "what": "VAE", "seed": 0, "seconds": 1.0,
+        "options": {"variation": {"share": 0.5}, "steps": 3}, "state": {"weights": torch.arange(3)},
+        "fabric_levels": {"01": 1.5}, "levelled": True,
+    }  # fmt: skip
+    torch.save(old, tmp_path / "old.pt")
+    content = load_checkpoint(tmp_path / "old.pt", "vae")
+    assert content["format"] == FORMAT and content["fabric_offsets"] == {"01": 1.5} and content["normalised"] is True
+    assert content["options"] == {"normal_augmentation": {"share": 0.5}, "steps": 3}
+    assert torch.equal(content["state"]["weights"], torch.arange(3))
+    assert len(content) == len(old)
 
 
 def command(small_set, path, *more):
