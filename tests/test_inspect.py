@@ -1,21 +1,14 @@
-import io
 import json
-import struct
-import zlib
 
 import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image
 from test_cli import fails_with_one_line
 
-from draem_aitex.cli import inspection
 from draem_aitex.cli.main import main
-from draem_aitex.data import fabric_edges
-from draem_aitex.data.images import images_in, read_image, read_noted
+from draem_aitex.data.images import images_in
 from draem_aitex.detectors import regions
-from draem_aitex.errors import InputError
 from draem_aitex.simulation import loom
 
 MODEL = ROOT / "checkpoints/compact_loom.pt"
@@ -23,13 +16,6 @@ MODEL = ROOT / "checkpoints/compact_loom.pt"
 
 def inspect(*arguments):
     return main(["inspect", *map(str, arguments), "--checkpoint", str(MODEL)])
-
-
-@pytest.fixture(scope="module")
-def grey():
-    """A smooth picture, which JPEG keeps within a few grey levels."""
-    noise = np.random.default_rng(0).integers(0, 256, (64, 96)).astype(np.float32)
-    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX).round().astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -42,85 +28,6 @@ def cloth():
 def save(path, image):
     assert cv2.imwrite(str(path), image)
     return path
-
-
-def encoded(picture, kind, **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def kinds_of_files(grey):
-    one = Image.fromarray(grey)
-    rgb = one.convert("RGB")
-    return {
-        "grey.png": encoded(one, "PNG"),
-        "grey.jpg": encoded(one, "JPEG", quality=95),
-        "progressive.jpeg": encoded(one, "JPEG", quality=95, progressive=True),
-        "colour.jpg": encoded(rgb, "JPEG", quality=95),
-        "cmyk.jpg": encoded(rgb.convert("CMYK"), "JPEG", quality=95),
-        "cmyk.tif": encoded(rgb.convert("CMYK"), "TIFF"),
-        "lzw.tiff": encoded(one, "TIFF", compression="tiff_lzw"),
-        "palette.png": encoded(rgb.quantize(256), "PNG"),
-        "palette.bmp": encoded(rgb.quantize(256), "BMP"),
-        "transparent.png": encoded(rgb.quantize(256), "PNG", transparency=0),
-        "alpha.png": encoded(one.convert("LA"), "PNG"),
-        "rgba.tif": encoded(rgb.convert("RGBA"), "TIFF"),
-        "deep.png": cv2.imencode(".png", grey.astype(np.uint16) * 257)[1].tobytes(),
-        "deep_colour.tif": cv2.imencode(".tif", np.dstack([grey] * 3).astype(np.uint16) * 257)[1].tobytes(),
-        "pages.tif": encoded(one, "TIFF", save_all=True, append_images=[Image.fromarray(255 - grey)] * 2),
-    }
-
-
-def test_every_kind_of_file_becomes_its_grey_levels(grey, tmp_path):
-    for name, data in kinds_of_files(grey).items():
-        (tmp_path / name).write_bytes(data)
-        image = read_image(tmp_path / name)
-        assert image.dtype == np.uint8 and image.shape == grey.shape, name
-        assert np.abs(image.astype(int) - grey).max() <= (6 if b"\xff\xd8\xff" in data[:3] else 1), name
-
-
-def test_what_a_file_loses_is_said(grey, tmp_path):
-    (tmp_path / "pages.tif").write_bytes(kinds_of_files(grey)["pages.tif"])
-    assert read_noted(tmp_path / "pages.tif")[1] == ["3 pages; the first is used"]
-    dark = save(tmp_path / "dark.png", grey.astype(np.uint16) * 16)  # twelve bits of a camera, stored in sixteen
-    assert read_noted(dark)[1] == ["16 bits, divided by 257: grey levels 0 to 15 of 255"]
-    assert read_noted(save(tmp_path / "plain.png", grey))[1] == []
-
-
-def test_a_truncated_jpeg_is_named_even_with_a_preview_in_its_header(grey, tmp_path):
-    whole = encoded(Image.fromarray(grey), "JPEG", quality=95)
-    preview = b"\xff\xe1" + struct.pack(">H", 2 + len(whole)) + whole  # with an end mark of its own
-    path = tmp_path / "cut.jpg"
-    path.write_bytes(whole[:2] + preview + whole[2:])
-    assert read_image(path).shape == grey.shape
-    for size in (3, 40, len(whole), len(whole) + len(preview) - 2):
-        path.write_bytes((whole[:2] + preview + whole[2:])[:size])
-        with pytest.raises(InputError, match=rf"cut.jpg: truncated JPEG \({size} bytes, no end mark\)"):
-            read_image(path)
-    path.write_bytes(whole + b"\0" * 100)  # some cameras write more behind the end
-    assert read_image(path).shape == grey.shape
-
-
-def test_files_that_are_no_pictures_get_one_line_each(grey, cloth, tmp_path, capfd):
-    good = save(tmp_path / "good.png", cloth)
-    size = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
-    png = encoded(Image.fromarray(grey), "PNG")
-    bad = {
-        "empty.png": (b"", "0 bytes"),
-        "text.png": (b"this is no picture\n" * 20, "not a readable picture (380 bytes)"),
-        "cut.tif": (encoded(Image.fromarray(grey), "TIFF")[:3000], "not a readable picture"),
-        "cut.bmp": (encoded(Image.fromarray(grey), "BMP")[:3000], "not a readable picture"),
-        "cut.jpg": (encoded(Image.fromarray(grey), "JPEG")[:700], "truncated JPEG"),
-        "cut.png": (png[:700], "truncated PNG"),
-        "huge.png": (png[:16] + size + struct.pack(">I", zlib.crc32(b"IHDR" + size)) + png[33:], "OpenCV cannot"),
-        "float.tif": (cv2.imencode(".tif", grey.astype(np.float32))[1].tobytes(), "pixels of type float32"),
-    }
-    for name, (data, words) in bad.items():
-        (tmp_path / name).write_bytes(data)
-        arguments = ["inspect", good, tmp_path / name, "--checkpoint", MODEL, "--out", tmp_path / "out"]
-        fails_with_one_line(capfd, arguments, tmp_path / name, words)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_and_files_together(cloth, tmp_path, capsys):
@@ -165,15 +72,6 @@ def test_a_readable_picture_without_fabric_is_judged_as_a_whole(shape, level, re
     scores = np.load(tmp_path / "out/a.npy")
     assert scores.shape == shape and (scores > 0).all()
     assert json.loads((tmp_path / "f.json").read_text())["pictures"][0]["edges"] == [0, shape[1]]
-
-
-def test_edges_that_cross_are_no_edges(tmp_path, monkeypatch):
-    monkeypatch.setattr(fabric_edges, "_weave_onset", lambda weave: 40)
-    monkeypatch.setattr(fabric_edges, "_selvedge_start", lambda image, start: start)
-    monkeypatch.setattr(fabric_edges, "_weave", lambda image, dark: np.zeros(image.shape[1]))
-    path = save(tmp_path / "a.png", np.full((64, 64), 90, np.uint8))
-    edges, notes = inspection.part_to_judge(path)
-    assert edges == (0, 64) and notes == ["no fabric: its edges cross, at columns 40 and 24; judged as a whole"]
 
 
 def test_a_record_never_replaces_a_picture(cloth, tmp_path, capsys):

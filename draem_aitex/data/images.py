@@ -1,112 +1,134 @@
-"""Reading picture files: any of the usual formats becomes grey levels, and a damaged file is named."""
+"""Reading image files with Pillow: any of the usual formats becomes grey levels, and a broken file is named."""
 
-import struct
-import zlib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from draem_aitex.errors import InputError, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
-_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+UPRIGHT = 1  # the EXIF orientation of an image that is not turned
+_SILENCE = Lock()
+
+# What Pillow warns of is an error here or of no consequence. `catch_warnings` would not be safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def read_image(path):
-    """Read a picture as grey levels.
+def read_image(path: Path | str) -> np.ndarray:
+    """Read an image as grey levels: uint8 `(H, W)`.
 
-    PNG, JPEG, TIFF or BMP; colour becomes grey, an alpha channel is ignored, 16 bits become 8 (divided by 257), of
-    several pages the first is taken.
+    PNG, JPEG, TIFF or BMP. Colour becomes grey (0.299 R + 0.587 G + 0.114 B), an alpha channel is ignored, 16 bits
+    become 8, the EXIF orientation is applied, and of several pages the first is taken.
 
-    Returns uint8 `(H, W)`. Raises `InputError` for a file that is missing, unreadable or truncated.
+    Raises `InputError` for a file that is missing, broken or truncated, and for other pixels than 1 to 16 bit.
     """
     return read_noted(path)[0]
 
 
-def read_noted(path):
+def read_noted(path: Path | str) -> tuple[np.ndarray, list[str]]:
     """`read_image`, and what its user should know of the file: `(image, notes)`, the notes a list of sentences."""
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give an existing picture file") from None
-    if data.startswith(_PNG_SIGNATURE):
-        _check_png(path, data)
-    elif data.startswith(_JPEG_SIGNATURE):
-        _check_jpeg(path, data)
-    image, notes = _decode(path, data), []
-    if data.startswith(_TIFF_SIGNATURES) and (pages := cv2.imcount(str(path))) > 1:
-        notes.append(f"{pages} pages; the first is used")
-    deep = image.dtype == np.uint16
-    if image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path}: pixels of type {image.dtype}; expected 8 or 16 bit; convert the picture")
-    if image.ndim == 3:
-        to_grey = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
-        image = cv2.cvtColor(image, to_grey[image.shape[2]]) if image.shape[2] in to_grey else image[..., 0]
+    notes: list[str] = []
+    with _named(path):
+        data = Path(path).read_bytes()
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            image.verify()  # the checksums of a PNG, at which decoding does not look
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            deep = image.mode.startswith("I;16") or re.search(";16[BLN]", str(image.tile)) is not None  # as in RGB;16N
+            orientation = _orientation(image)
+            if (pages := getattr(image, "n_frames", 1)) > 1:
+                notes.append(f"{pages} pages; the first is used")
+            with _silence() if image.format == "TIFF" else nullcontext():
+                image.load()
+            if orientation != UPRIGHT:
+                ImageOps.exif_transpose(image, in_place=True)
+                notes.append(f"turned upright, as its EXIF orientation ({orientation}) says")
+            grey = _grey(path, image, deep)
     if deep:
-        image = (image // 257).astype(np.uint8)
-        notes.append(f"16 bits, divided by 257: grey levels {image.min()} to {image.max()} of 255")
-    return np.ascontiguousarray(image), notes
+        notes.append(f"16 bits, divided by 257: grey levels {grey.min()} to {grey.max()} of 255")
+    return grey, notes
 
 
-def images_in(folder):
-    """The picture files in a folder, known by their endings, in the order of their names; folders in it are not read.
+def images_in(folder: Path | str) -> list[Path]:
+    """The image files in a folder, known by their endings, in the order of their names; folders in it are not read.
 
-    Hidden files are none: some file systems keep a "._roll.png" beside a "roll.png".
+    Hidden files are left out: some file systems keep a "._roll.png" beside a "roll.png".
     """
     found = (path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 
-def _decode(path, data):
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    except cv2.error as error:  # a header that promises more pixels than OpenCV takes
-        reason = one_line(error).split("error: ")[-1]
-        raise InputError(f"{path}: OpenCV cannot read it ({reason}); expected a smaller picture; cut it up") from None
-    if image is None:
-        raise InputError(
-            f"{path}: not a readable picture ({len(data)} bytes); expected PNG, JPEG, TIFF or BMP; get the file anew"
-        )
-    return image
+def image_size(path: Path | str) -> tuple[int, int, int]:
+    """Size and channels `(height, width, channels)` of the image that `read_image` gives, from the file's header alone.
 
-
-def _check_jpeg(path, data):
-    """Some versions of OpenCV fill the rest of a truncated JPEG and say nothing, so the end mark is looked for here.
-
-    Behind the start of the scan: a preview in the header has an end mark of its own.
+    channels: those of the file: 1 grey, 2 grey with alpha, 3 colour (a palette too), 4 colour with alpha or CMYK.
     """
-    position = 2
-    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    if data.find(b"\xff\xd9", position) < 0:
-        raise InputError(f"{path}: truncated JPEG ({len(data)} bytes, no end mark); get the file anew")
+    with _named(path), Image.open(path, formats=FORMATS) as image:
+        on_its_side = image.format != "TIFF" and _orientation(image) > 4  # TIFF: Pillow has swapped them
+        width, height = image.size[::-1] if on_its_side else image.size
+        return height, width, 3 if image.mode == "P" else len(image.getbands())
 
 
-def _check_png(path, data):
-    """OpenCV fills the rest of a truncated PNG with grey and says nothing, so the chunks are checked here."""
-    position = len(_PNG_SIGNATURE)
-    kind = b""
-    while kind != b"IEND":
-        if position + 12 > len(data):
-            raise InputError(f"{path}: truncated PNG ({len(data)} bytes, no end mark); get the file anew")
-        length, kind = struct.unpack(">I4s", data[position : position + 8])
-        end = position + 12 + length
-        if end > len(data):
-            raise InputError(f"{path}: truncated PNG ({len(data)} bytes, no end mark); get the file anew")
-        if zlib.crc32(data[position + 4 : end - 4]) != struct.unpack(">I", data[end - 4 : end])[0]:
-            raise InputError(f"{path}: damaged PNG (checksum differs at byte {position}); get the file anew")
-        position = end
+def _orientation(image):
+    """The EXIF orientation: 1 upright, 5 to 8 on its side. Of a PNG only where it says so before its pixels."""
+    if image.format == "PNG" and "exif" not in image.info:  # to look further would decode it
+        return UPRIGHT
+    return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
 
 
-def image_size(path):
-    """Size and channels of a PNG, read from its first 26 bytes: `(height, width, channels)`."""
-    with open(path, "rb") as file:
-        head = file.read(26)
-    if len(head) < 26 or not head.startswith(_PNG_SIGNATURE):
-        raise InputError(f"{path}: not a PNG; expected AITEX's PNG files; get the file anew")
-    width, height, _, colour = struct.unpack(">IIBB", head[16:26])
-    return height, width, {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}.get(colour, 1)
+def _grey(path, image, deep):
+    """The grey levels of a loaded image: uint8 `(H, W)`. Of 16-bit colour Pillow has kept the upper 8 bits."""
+    if image.mode.startswith("I;16"):
+        return (np.asarray(image) // 257).astype(np.uint8)
+    if image.mode in ("1", "L", "LA"):
+        grey = np.array(image.convert("L"))
+    elif image.mode in ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+        grey = cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2GRAY)
+    else:
+        kind = f"{np.asarray(image).dtype} (mode {image.mode})"
+        raise InputError(f"{path}: pixels of type {kind}; expected 8 or 16 bit; convert the image")
+    return ((grey * 256.0 + 128) // 257).astype(np.uint8) if deep else grey  # 128: the middle of the lower 8 bits
+
+
+@contextmanager
+def _named(path: Path | str) -> Iterator[None]:
+    """Whatever a file makes Pillow raise becomes an `InputError` that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise InputError(f"{path}: too large to decode; expected at most {most} pixels; cut it up") from None
+    except Exception as error:  # a dozen kinds, from SyntaxError to struct.error
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); give an existing image file") from None
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else one_line(error).lower()
+        raise InputError(
+            f"{path}: not a readable image ({Path(path).stat().st_size} bytes; {reason}); "
+            "expected a whole PNG, JPEG, TIFF or BMP; get the file anew"
+        ) from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """libtiff writes what it finds wrong to the standard error stream, past Python; this keeps it from the reader."""
+    with _SILENCE, open(os.devnull, "w") as nothing:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            os.dup2(nothing.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
