@@ -1,10 +1,17 @@
+import json
+from dataclasses import asdict
+
+import cv2
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from test_kinds import seeded, woven
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from draem_aitex.anomalies import kinds
-from draem_aitex.anomalies.augmenter import Augmenter, AugmenterConfig, host_generator
+from draem_aitex.anomalies.augmenter import Augmenter, AugmenterConfig, build_augmenter, host_generator
+from draem_aitex.anomalies.paper_augmenter import PaperAugmenter, PaperAugmenterConfig
 from draem_aitex.errors import InputError
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
@@ -57,6 +64,58 @@ def test_nothing_moves_an_anomaly_away_from_its_mask():
 def test_weights_decide_how_often():
     batch = Augmenter(AugmenterConfig(0.0, 0.0, {"spot": 3.0, "hole": 1.0, "slip": 0.0}))(woven(400, 32), seeded())
     assert 0.65 < (batch.kinds[:, 0] == 1).float().mean() < 0.85 and not (batch.kinds == 3).any()
+
+
+def test_a_large_batch_is_as_good_as_small_ones():
+    """The consecutive parts of batches of 8 * 16, and batches of 16 made one by one, have one distribution.
+
+    Chi-square tests of first kinds, second kinds, their combination with "untouched", and the number of untouched
+    samples a part; Kolmogorov-Smirnov tests of severities and mask areas. Nine groups, so 0.001 is seldom crossed.
+    """
+    count, parts, repeats = 16, 8, 40
+    generator, augmenter = seeded(1), Augmenter()
+    large = [augmenter(woven(parts * count, 24), generator) for _ in range(repeats)]
+    groups = [[batch.part(count * i, count * (i + 1)) for batch in large] for i in range(parts)]
+    groups.append([augmenter(woven(count, 24), generator) for _ in range(3 * repeats)])
+    kinds = [torch.cat([batch.kinds for batch in group]) for group in groups]
+    assert all(len(group) == count * repeats for group in kinds[:-1])
+    numbers = len(augmenter.names) + 1
+    untouched = [torch.stack([(~batch.corrupted).sum() for batch in group]).clamp(1, 6) for group in groups]
+    for name, tables in (
+        ("first kind", [torch.bincount(group[:, 0], minlength=numbers) for group in kinds]),
+        ("second kind", [torch.bincount(group[:, 1], minlength=numbers) for group in kinds]),
+        ("layers", [torch.bincount((group > 0).sum(1), minlength=3) for group in kinds]),
+        ("untouched in a batch", [torch.bincount(group, minlength=7) for group in untouched]),
+    ):
+        table = torch.stack(tables)
+        assert stats.chi2_contingency(table[:, table.any(0)].numpy()).pvalue > 0.001, name
+    for name, values in (
+        ("severity", [torch.cat([batch.severity[batch.kinds > 0] for batch in group]) for group in groups]),
+        ("area", [torch.cat([batch.masks.sum((1, 2, 3))[batch.corrupted] for batch in group]) for group in groups]),
+    ):
+        for group in values[:-1]:
+            assert stats.ks_2samp(group, values[-1]).pvalue > 0.001, name
+
+
+def test_a_part_holds_its_samples_alone():
+    batch = Augmenter()(woven(12, 32), seeded())
+    part = batch.part(4, 8)
+    for name in ("images", "masks", "kinds", "severity"):
+        assert torch.equal(getattr(part, name), getattr(batch, name)[4:8])
+    assert [part.name(i) for i in range(4)] == [batch.name(i) for i in range(4, 8)]
+    assert part.images.data_ptr() == batch.images[4:].data_ptr(), "nothing is copied"
+
+
+def test_a_configuration_builds_its_augmenter(tmp_path):
+    cv2.imwrite(str(tmp_path / "texture.png"), np.zeros((8, 8), np.uint8))
+    for config, expected in (
+        (AugmenterConfig(clean_share=0.3), Augmenter),
+        (PaperAugmenterConfig(str(tmp_path)), PaperAugmenter),
+    ):
+        augmenter = build_augmenter(config)
+        assert type(augmenter) is expected and augmenter.config == config
+        assert augmenter(woven(4, 32), seeded(), torch.ones(4, 1, 32, 32)).images.shape == (4, 1, 32, 32)
+        assert type(config)(**json.loads(json.dumps(asdict(config)))) == config, "it can be saved in a checkpoint"
 
 
 def test_where_a_kind_lands_is_random():

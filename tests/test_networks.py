@@ -125,7 +125,10 @@ def test_published_weights_that_do_not_fit_are_named():
     states = [published_state(PUBLISHED[name], 1, 1) for name in ("reconstructive", "discriminative")]
     model = build_draem("paper")
     before = model.reconstructive.head.weight.clone()
-    with pytest.raises(InputError, match="discriminative: weights do not fit .*shape"):
+    with pytest.raises(
+        InputError,
+        match='discriminative: weights do not fit .*; expected theirs, and build_draem\\("paper", channels=3\\)',
+    ):
         published_weights.load_published_weights(model, *states)
     assert torch.equal(model.reconstructive.head.weight, before), "all or nothing"
     with pytest.raises(InputError, match="reconstructive: weights do not fit"):
@@ -207,6 +210,29 @@ def test_bad_images_name_expected_and_found(model, images, message):
     with pytest.raises(InputError, match=message) as caught:
         model(images)
     assert "\n" not in str(caught.value)
+
+
+def test_grey_images_for_a_network_of_colour():
+    """The message says how to repeat grey, and what it says works."""
+    model, grey = build_draem(NetworkConfig(3, (8, 16), (8, 16))).eval(), noise(2, 1, 32, 32)
+    with pytest.raises(
+        InputError, match=r"\(B, 3, H, W\) in \[0, 1\]; repeat grey images: images.expand\(-1, 3, -1, -1\)$"
+    ):
+        model(grey)
+    assert model(grey.expand(-1, 3, -1, -1))[0].shape == (2, 3, 32, 32)
+    with pytest.raises(InputError, match=r"\(B, 3, H, W\) in \[0, 1\]$"):
+        model(noise(2, 2, 32, 32))
+
+
+def test_the_receptive_field_is_the_half_width():
+    """Nothing farther away than this changes an output pixel; the farthest pixel that does is most of it away."""
+    model = build_draem(NetworkConfig(1, (4, 4), (4, 4, 4), stem=2, classes=1, upsampling="nearest")).eval()
+    half = model.config.receptive_field
+    images = noise(1, 1, 16, 4 * half).requires_grad_()
+    middle = 2 * half
+    model(images)[1][0, 0, 8, middle].backward()
+    changed = (images.grad[0, 0].abs().sum(0).nonzero() - middle).abs()
+    assert 0.7 * half < changed.max() <= half
 
 
 @pytest.mark.parametrize(

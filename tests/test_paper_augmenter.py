@@ -52,6 +52,13 @@ def test_grey_and_seeds(textures):
     assert first.images.shape == images.shape and torch.equal(first.images, second.images)
 
 
+def test_hidden_files_and_paths(textures):
+    """A path becomes a string, which a checkpoint can hold; what a file system keeps beside an image is no texture."""
+    (textures / "banded" / "._one.jpg").write_bytes(b"no image")
+    config = PaperAugmenterConfig(textures)
+    assert config.textures == str(textures) and len(PaperAugmenter(config).paths) == 2
+
+
 @pytest.mark.parametrize("name", operations())
 def test_every_operation_gives_a_texture(name):
     texture = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=seeded())

@@ -52,8 +52,7 @@ def check_batch(images: Tensor, fabric: Tensor | None, generator: Generator, val
     if fabric is not None and (tuple(fabric.shape) != wanted or fabric.dtype != torch.float32):
         raise InputError(f"fabric: {fabric.dtype} {tuple(fabric.shape)}; expected float32 {wanted}, of 0 and 1")
     if not isinstance(generator, Generator) or generator.device.type != device:
-        found = getattr(generator, "device", generator)
-        raise InputError(f"generator: {found}; expected a torch.Generator on {device}, where the images are")
+        raise InputError(f"generator: {getattr(generator, 'device', None)}; expected a torch.Generator on {device}")
     for name, given in (("images", images), ("fabric", fabric)):
         if values and given is not None:
             check_unit(given, name)

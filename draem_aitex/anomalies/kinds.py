@@ -103,8 +103,7 @@ def perlin_texture(
     grain = shapes.noise(images, 8, 32, generator)
     procedural = shapes.uniform(images, 0.1, 0.9, generator) + grain * shapes.uniform(images, 0.1, 1, generator)
     chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
-    first, second = (chosen < 1 / 3).float(), (chosen < 2 / 3).float()
-    texture = first * other + (second - first) * procedural + (1 - second) * _permuted(images, generator)
+    texture = torch.where(chosen < 1 / 3, other, torch.where(chosen < 2 / 3, procedural, _permuted(images, generator)))
     masks = shapes.close_gaps(passed * inside, PITCH)
     return torch.lerp(images, texture.clamp(0, 1), masks * (0.15 + 0.85 * severity)), masks
 
@@ -195,7 +194,7 @@ def stain(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator
     softness = shapes.uniform(images, 0.2, 1, generator)
     profile = shapes.rise((1 - squared - cloudy) * (1.5 / softness)).mul_(1 + cloudy)
     masks = shapes.close_gaps((profile > 0.35).float(), PITCH)
-    return images + _contrast(images, fabric, severity, generator, (0.4, 3)) * profile, masks
+    return images + _contrast(images, fabric, severity, generator, 0.4, 3) * profile, masks
 
 
 @kind
@@ -231,12 +230,11 @@ def hole(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator)
     return torch.lerp(images, background.expand_as(images), open_ * (0.3 + 0.7 * severity)) + rim, masks
 
 
-def _contrast(images, fabric, severity, generator, bounds=(0.7, 6)):
+def _contrast(images, fabric, severity, generator, low=0.7, high=6):
     """Signed contrast `(B, 1, 1, 1)`: severity, on a log scale, in standard deviations of each image's fabric.
 
     AITEX's fuzzyballs are one to three of these darker than their fabric.
     """
-    low, high = bounds
     # The plain formula: torch's own std takes longer than all the rest of a kind.
     variance = _mean(images * images, fabric) - _mean(images, fabric) ** 2
     deviation = variance.clamp_min(0.02**2).sqrt()
@@ -271,7 +269,7 @@ def _pasted(images, fabric, severity, generator, smallest, largest, aspects):
     )  # y counts from the box's middle, so it begins at minus its row
     across = shapes.uniform(images, 0.25, 0.75, generator) * width + x[..., :1]
     turned = _resampled(images, (cos - 1) * y + (sin * x + down), -sin * y + ((cos - 1) * x + across))
-    tone = _contrast(images, fabric, severity, generator, (0.1, 1.5))
+    tone = _contrast(images, fabric, severity, generator, 0.1, 1.5)
     return torch.lerp(images, (turned + tone).clamp(0, 1), masks), shapes.close_gaps(masks, PITCH)
 
 

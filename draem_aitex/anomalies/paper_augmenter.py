@@ -35,9 +35,7 @@ from draem_aitex.data.images import SUFFIXES
 from draem_aitex.errors import InputError
 
 FINEST_EXPONENT = 5  # lattices have 2^0 to 2^5 cells along an axis
-THRESHOLD = 0.5  # of the noise times sqrt(2)
-UNTOUCHED = 0.5  # share of the samples
-FAINTEST = 0.2  # opacity
+THRESHOLD, UNTOUCHED, FAINTEST = 0.5, 0.5, 0.2  # of the noise times sqrt(2); share of the samples; opacity
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,9 @@ class PaperAugmenterConfig:
     """
 
     textures: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "textures", str(self.textures))  # a Path would not load again from a checkpoint
 
 
 class PaperAugmenter:
@@ -77,12 +78,11 @@ class PaperAugmenter:
         check_batch(images, fabric, generator)
         if images.shape[1] not in (1, 3):
             raise InputError(f"images: {images.shape[1]} channels; expected 3, or 1 for grey")
-        device = images.device
         masks = paper_masks(images, generator) * (1 if fabric is None else fabric)
-        masks = masks * (torch.rand(len(images), 1, 1, 1, generator=generator, device=device) >= UNTOUCHED)
+        masks = masks * (uniform(images, 0, 1, generator) >= UNTOUCHED)
         opacity = uniform(images, FAINTEST, 1, generator)
-        drawn = torch.rand(len(images), 1 + 2 * len(operations()), generator=generator, device=device).tolist()
-        textures = torch.stack([self.texture(numbers, images.shape[1:]) for numbers in drawn]).to(device)
+        drawn = torch.rand(len(images), 1 + 2 * len(operations()), generator=generator, device=images.device).tolist()
+        textures = torch.stack([self.texture(numbers, images.shape[1:]) for numbers in drawn]).to(images)
         kinds = F.pad((masks.amax((2, 3)) > 0).long(), (0, 1))  # never a second one
         severity = opacity[:, :, 0, 0] * kinds
         return AugmentedBatch(torch.lerp(images, textures, masks * opacity), masks, kinds, severity, self.names)
@@ -142,5 +142,4 @@ def rotated(images: Tensor, angle: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     sin, cos, none = angle.sin(), angle.cos(), torch.zeros_like(angle)
     matrix = torch.cat([cos, -sin * height / width, none, sin * width / height, cos, none], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return F.grid_sample(images, F.affine_grid(matrix, list(images.shape), align_corners=False), align_corners=False)

@@ -52,9 +52,7 @@ def _influence(length, counts, finest):
 
 def _check_lattice(shape, lattice, finest):
     if lattice.ndim != 2 or lattice.shape[1] != 2 or lattice.is_floating_point():
-        raise InputError(
-            f"lattice: {lattice.dtype} {tuple(lattice.shape)}; expected whole numbers (B, 2), rows and columns"
-        )
+        raise InputError(f"lattice: {lattice.dtype} {tuple(lattice.shape)}; expected whole numbers, cells (B, 2)")
     if finest is not None:
         return finest
     if (least := int(lattice.min())) < 1:

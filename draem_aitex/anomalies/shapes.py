@@ -20,6 +20,9 @@ WAVE_LENGTH = 256  # pixels, of the slowest
 TILT = 3.0  # degrees by which a line along warp or weft may be off; the broken picks of AITEX climb up to 3
 
 
+Box = tuple[Tensor, Tensor, Tensor]  # mask, rows, columns
+
+
 @dataclass(frozen=True)
 class Line:
     """A wandering line.
@@ -98,9 +101,7 @@ def draw_line(fabric: Tensor, shortest: float, wander: float, generator: Generat
     return Line(distance, along, half, rise(half - along.abs()), cos, -sin)
 
 
-def draw_box(
-    fabric: Tensor, least: float, most: float, aspects: tuple[float, float], generator: Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def draw_box(fabric: Tensor, least: float, most: float, aspects: tuple[float, float], generator: Generator) -> Box:
     """A turned rectangle with its middle on the fabric: `(mask, y, x)`.
 
     least, most: bounds of its log-uniform area in px; aspects: bounds of length to width.

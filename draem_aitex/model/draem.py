@@ -19,7 +19,7 @@ from draem_aitex.model.unet import NetworkConfig, UNet
 
 # `compact`: with one more level the reconstruction stays plain grey, without threads, for all of a lesson. With ReLU
 # the narrow pair came to encode fabric by active features and everything odd by none at all, so that the strongest
-# anomalies all scored sigmoid(bias), in no order. Aligned corners would make a pixel's score depend on the image's width.
+# anomalies all scored sigmoid(bias), in no order. With aligned corners a score would depend on the image's width.
 PRESETS = {
     "compact": NetworkConfig(
         reconstructive=(16, 32, 64), discriminative=(16, 32, 64, 128), classes=1, stem=2, negative_slope=0.1,
@@ -45,9 +45,8 @@ class DRAEM(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        channels = config.channels
-        self.reconstructive = UNet(channels, channels, config.reconstructive, False, config)
-        self.discriminative = UNet(2 * channels, config.classes, config.discriminative, True, config)
+        self.reconstructive = UNet(config.channels, config.channels, config.reconstructive, False, config)
+        self.discriminative = UNet(2 * config.channels, config.classes, config.discriminative, True, config)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images to reconstruction and logits, see the class."""

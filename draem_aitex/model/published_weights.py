@@ -25,8 +25,7 @@ def rename_published(weights: Weights) -> dict[str, Tensor]:
     first = int(not any(name.startswith("encoder_segment.") for name in weights))  # step of the decoder that is 1 there
     renamed = {}
     for name, tensor in weights.items():
-        match = AUTHORS_NAME.fullmatch(name)
-        if match is None:
+        if (match := AUTHORS_NAME.fullmatch(name)) is None:
             raise InputError(f"weights: {name!r} is no name of the authors' networks; expected a state dict of theirs")
         part, step, rest = match.groups()
         if part is None:

@@ -9,10 +9,6 @@ from torch.nn import functional as F
 from draem_aitex.errors import InputError
 
 
-def _is_count(value):
-    return isinstance(value, int) and value >= 1
-
-
 @dataclass(frozen=True)
 class NetworkConfig:
     """What defines the pair of networks. The defaults are the authors' code's, except for the channels of the image.
@@ -55,10 +51,10 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         for name in ("reconstructive", "discriminative"):
             widths = getattr(self, name)
-            if not isinstance(widths, tuple) or not widths or not all(_is_count(width) for width in widths):
+            if not isinstance(widths, tuple) or not widths or not all(isinstance(w, int) and w >= 1 for w in widths):
                 raise InputError(f"{name}: {widths!r}; expected a tuple of channels, 1 or more, one for each level")
         for name in ("channels", "stem"):
-            if not _is_count(getattr(self, name)):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise InputError(f"{name}: {getattr(self, name)!r}; expected a whole number, 1 or more")
         for name, known in (("classes", (1, 2)), ("upsampling", ("bilinear", "nearest"))):
             if getattr(self, name) not in known:
