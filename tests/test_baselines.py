@@ -1,24 +1,27 @@
 """Baselines on stripes with a planted blob: they learn, find it, repeat themselves, are kept, refuse bad input."""
 
+import inspect
+import os
 import re
 import sys
+import traceback
 from urllib.error import URLError
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from draem_aitex import workflow
 from draem_aitex.baselines import backbones, neighbours, patchcore
-from draem_aitex.baselines.backbones import Shallow, build_backbone, gabor_filters, turned
+from draem_aitex.baselines.backbones import build_backbone, gabor_filters, turned
+from draem_aitex.baselines.baseline import odds_to_scores, smoothed
 from draem_aitex.baselines.neighbours import nearest_distances, searcher
-from draem_aitex.baselines.parts import odds_to_scores, smoothed
 from draem_aitex.baselines.patchcore import PatchCore, greedy_coreset
 from draem_aitex.baselines.vae import VAE
 from draem_aitex.data.rolls import Roll
-from draem_aitex.detectors import calibration
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
 from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
@@ -115,6 +118,11 @@ def assert_is_a_map(scores, image, edges=EDGES):
     assert cloth.min() >= 1e-6 and cloth.max() <= 1, "NaN fails here as well"
 
 
+def predicted(detector, image, edges, fabric=None):
+    """The map that `predict` gives."""
+    return detector.predict(image, edges=edges, fabric=fabric).map
+
+
 def assert_refused(call, *words):
     with pytest.raises(InputError) as caught:
         call()
@@ -124,22 +132,37 @@ def assert_refused(call, *words):
         assert str(word) in message, message
 
 
+READS = ("item", "tolist", "numpy", "cpu", "__int__", "__float__", "__bool__", "__index__")
+
+
+class Reads(TorchFunctionMode):
+    """Counts how often values are read that would have to come from the device, but for PyTorch's own optimizers."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in READS:
+            callers = "".join(frame.filename for frame in traceback.extract_stack())
+            self.count += os.path.join("torch", "optim") not in callers
+        return func(*args, **(kwargs or {}))
+
+
 # Every detector
 
 
 @FITTED
 def test_a_map_is_zero_beside_the_fabric_and_from_a_millionth_to_one_on_it(detector):
     image = stripes(9)
-    assert_is_a_map(detector.predict(image, EDGES), image)
+    assert_is_a_map(predicted(detector, image, EDGES), image)
     black = np.where(np.arange(512) < 300, 0, image).astype(np.uint8)  # as odd as it gets
-    assert_is_a_map(detector.predict(black, EDGES), black)
+    assert_is_a_map(predicted(detector, black, EDGES), black)
 
 
 @FITTED
 def test_any_size_and_edges_from_32_pixels_on_fit(detector):
     for height, edges in ((128, (0, 512)), (96, (3, 450)), (77, (101, 140)), (33, (7, 512)), (32, (200, 232))):
         image = stripes(5)[:height]
-        scores = detector.predict(image, edges)
+        scores = predicted(detector, image, edges)
         assert_is_a_map(scores, image, edges)
         assert (scores > 0).sum() == height * (edges[1] - edges[0])
 
@@ -149,7 +172,7 @@ def test_what_lies_beside_the_fabric_does_not_matter(detector):
     image = stripes(9)
     other = image.copy()
     other[:, : EDGES[0]], other[:, EDGES[1] :] = 0, 77
-    assert np.array_equal(detector.predict(image, EDGES), detector.predict(other, EDGES))
+    assert np.array_equal(predicted(detector, image, EDGES), predicted(detector, other, EDGES))
 
 
 @pytest.mark.parametrize(
@@ -166,20 +189,18 @@ def test_what_lies_beside_the_fabric_does_not_matter(detector):
 def test_the_generator_decides_and_the_global_state_is_left_alone(make):
     """The latter is looked at by a fixture of every test."""
     image, _ = with_blob(stripes(9))
-    first, again, other = (make(seed).predict(image, EDGES) for seed in (0, 0, 1))
+    first, again, other = (predicted(make(seed), image, EDGES) for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize("make", [small_bank, small_vae], ids=["bank", "vae"])
-def test_varied_crops_make_another_detector(make):
+def test_augmented_crops_make_another_detector(make):
     normal_augmentation = NormalAugmentation(share=1.0)
     detector = make(**({"steps": 3} if make is small_vae else {}))
-    plain = detector.predict(stripes(9), EDGES)
+    plain = predicted(detector, stripes(9), EDGES)
     arguments = {"steps": 3, "batch": 8} if make is small_vae else {}
-    varied = detector.fit(ROLLS, seeded(), normal_augmentation=normal_augmentation, **arguments).predict(
-        stripes(9), EDGES
-    )
-    assert not np.array_equal(plain, varied)
+    detector.fit(ROLLS, seeded(), normal_augmentation=normal_augmentation, **arguments)
+    assert not np.array_equal(plain, predicted(detector, stripes(9), EDGES))
 
 
 # PatchCore
@@ -190,9 +211,9 @@ def test_filters_find_a_flat_blob_among_stripes(coreset):
     edges = (0, 416)
     rolls = [as_roll(seamless(seed), edges=edges) for seed in range(4)]
     image, distance = with_blob(seamless(9), row=64, column=224, radius=12)
-    scores = small_bank(rolls=rolls, coreset=coreset, pool_size=1500).predict(image, edges)
+    scores = predicted(small_bank(rolls=rolls, coreset=coreset, pool_size=1500), image, edges)
     assert_is_a_map(scores, image, edges)
-    assert distance.flat[scores.argmax()] < 12 + 12, "within a cell and a half of the blob"
+    assert distance.flat[scores.argmax()] < 12 + 12, "within a position and a half of the blob"
     assert scores[distance < 6].min() > scores[distance > 12 + 32].max()
 
 
@@ -203,13 +224,13 @@ def test_a_score_is_the_distance_to_the_bank_over_itself_and_the_radius():
     image, _ = with_blob(seamless(9), column=224)
     features = build_backbone("fft")(torch.from_numpy(image)[None, None] / 255)[0][0]
     kept = detector.banks[patchcore.EVERY]
-    cells = (features.flatten(1).T - kept["mean"]) / kept["spread"]
-    nearest = torch.cdist(cells, kept["vectors"], compute_mode="donot_use_mm_for_euclid_dist").amin(1)
-    odds = cv2.resize((nearest / kept["radius"]).view(16, 52).numpy(), (416, 128), interpolation=cv2.INTER_LINEAR)
+    positions = (features.flatten(1).T - kept.mean) / kept.deviation
+    nearest = torch.cdist(positions, kept.vectors, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+    odds = cv2.resize((nearest / kept.radius).view(16, 52).numpy(), (416, 128), interpolation=cv2.INTER_LINEAR)
     assert np.abs(detector.raw_map(image, edges) - odds / (1 + odds)).max() < 1e-4
 
 
-def test_the_pool_is_standardised_and_its_oddest_cell_sets_the_radius(monkeypatch):
+def test_the_pool_is_standardised_and_its_oddest_position_sets_the_radius(monkeypatch):
     pools = []
 
     def first_ones(points, count, generator):
@@ -219,25 +240,25 @@ def test_the_pool_is_standardised_and_its_oddest_cell_sets_the_radius(monkeypatc
     monkeypatch.setattr(patchcore, "greedy_coreset", first_ones)
     kept = small_bank(pool_size=500).banks[patchcore.EVERY]
     pool = pools[0]
-    assert pool.shape == (500, 41) and torch.equal(kept["vectors"], pool[:100])
+    assert pool.shape == (500, 41) and torch.equal(kept.vectors, pool[:100])
     assert pool.mean(0).abs().max() < 1e-3 and (pool.std(0) - 1).abs().max() < 1e-3
     wanted = torch.cdist(pool, pool[:100], compute_mode="donot_use_mm_for_euclid_dist").amin(1).max()
-    assert float(kept["radius"]) == pytest.approx(float(wanted), rel=1e-3)
+    assert float(kept.radius) == pytest.approx(float(wanted), rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("backbone", "neighbourhood", "tolerance"), [("fft", 1, 1e-5), ("fft", 3, 1e-5), ("shallow", 1, 1e-4)]
 )
-def test_windows_show_no_seam(monkeypatch, backbone, neighbourhood, tolerance):
+def test_tiles_show_no_seam(monkeypatch, backbone, neighbourhood, tolerance):
     detector = small_bank(backbone=backbone, neighbourhood=neighbourhood, pool_size=400)
     image, edges, calls = stripes(9, height=320, width=700), (30, 690), []
     embedded = detector._embedded
     monkeypatch.setattr(detector, "_embedded", lambda pictures: calls.append(pictures.shape) or embedded(pictures))
-    monkeypatch.setattr(patchcore, "WINDOW", 2**30)
-    whole = detector.predict(image, edges)
+    monkeypatch.setattr(patchcore, "TILE", 2**30)
+    whole = predicted(detector, image, edges)
     assert len(calls) == 1
-    monkeypatch.setattr(patchcore, "WINDOW", 2**15)
-    cut = detector.predict(image, edges)
+    monkeypatch.setattr(patchcore, "TILE", 2**15)
+    cut = predicted(detector, image, edges)
     assert len(calls) > 7 and all(shape[2] * shape[3] <= 2**15 for shape in calls[1:])
     assert np.abs(whole - cut).max() < tolerance
 
@@ -246,12 +267,12 @@ def test_a_neighbourhood_is_the_mean_of_square_features(bank):
     pictures = torch.from_numpy(stripes(9))[None, None] / 255
     alone = bank._embedded(pictures)[0].numpy()
     together = PatchCore(neighbourhood=3)
-    together.backbone = bank.backbone
+    together.network = bank.network
     means = np.stack([cv2.blur(field, (3, 3)) for field in alone])
     found = together._embedded(pictures)[0].numpy()
     assert np.abs(found - means)[:, 1:-1, 1:-1].max() < 1e-5 and found.shape == alone.shape
     corner = alone[:, :2, :2].mean((1, 2))
-    assert np.abs(found[:, 0, 0] - corner).max() < 1e-5, "at the border of the cells that there are"
+    assert np.abs(found[:, 0, 0] - corner).max() < 1e-5, "at the border of the positions that there are"
 
 
 def test_a_bank_says_what_it_is(bank, random_shallow, trained_shallow, per_fabric):
@@ -265,20 +286,46 @@ def test_a_bank_says_what_it_is(bank, random_shallow, trained_shallow, per_fabri
 
 
 def test_training_changes_what_the_small_network_sees(random_shallow, trained_shallow):
-    assert random_shallow.backbone.steps == 0 and trained_shallow.backbone.steps == 3
+    assert random_shallow.network.steps == 0 and trained_shallow.network.steps == 3
     image = stripes(9)
-    assert not np.array_equal(random_shallow.predict(image, EDGES), trained_shallow.predict(image, EDGES))
+    assert not np.array_equal(predicted(random_shallow, image, EDGES), predicted(trained_shallow, image, EDGES))
 
 
 def test_each_fabric_has_a_bank_of_its_own_and_others_are_refused(per_fabric):
     assert per_fabric.fabrics == ["00", "01"]
     image = stripes(9)
-    own, other = (per_fabric.predict(image, EDGES, fabric)[:, 100:480].mean() for fabric in ("00", "01"))
+    own, other = (predicted(per_fabric, image, EDGES, fabric)[:, 100:480].mean() for fabric in ("00", "01"))
     assert own < other, "the other one knows no such stripes"
     alone = small_bank(rolls=ROLLS[:2], per_fabric=True, bank_size=50, pool_size=400)
     assert np.array_equal(alone.raw_map(image, EDGES, "00"), per_fabric.raw_map(image, EDGES, "00"))
-    assert_refused(lambda: per_fabric.predict(image, EDGES, "02"), "fabric 02", "00, 01")
-    assert_refused(lambda: per_fabric.predict(image, EDGES), "no bank", "00, 01")
+    assert_refused(lambda: predicted(per_fabric, image, EDGES, "02"), "fabric 02", "00, 01")
+    assert_refused(lambda: predicted(per_fabric, image, EDGES), "not named", "00, 01")
+
+
+def scores_of_normal_fabric(detector):
+    return detector.raw_map(stripes(9), EDGES)[:, slice(*EDGES)]
+
+
+@pytest.mark.parametrize("coreset", ["greedy", "random"])
+@pytest.mark.parametrize("bank_size", [100, 99, 51])
+def test_a_bank_of_nearly_the_whole_pool_scores_like_others(coreset, bank_size):
+    """Distances within a pool that is kept whole are rounding noise; with that as the radius all scores would be 1."""
+    rolls = [as_roll(stripes(seed, height=256, width=900)) for seed in range(4)]
+    small = small_bank(rolls=rolls, bank_size=50, pool_size=100, coreset=coreset)
+    large = small_bank(rolls=rolls, bank_size=bank_size, pool_size=100, coreset=coreset)
+    radius = float(large.banks[patchcore.EVERY].radius)
+    assert 0.5 < radius / float(small.banks[patchcore.EVERY].radius) < 2
+    assert scores_of_normal_fabric(large).mean() < 0.6
+
+
+def test_as_long_as_half_of_the_pool_is_left_over_nothing_more_is_drawn(monkeypatch):
+    drawn = []
+    pool = PatchCore._pool
+    monkeypatch.setattr(PatchCore, "_pool", lambda *arguments: drawn.append(1) or pool(*arguments))
+    for bank_size, pools in ((400, 1), (401, 2)):
+        drawn.clear()
+        small_bank(bank_size=bank_size, pool_size=800)
+        assert len(drawn) == pools
 
 
 # Backbones
@@ -344,10 +391,10 @@ def test_every_backbone_gives_maps_of_the_promised_shapes_and_fills_a_bank(name,
     assert not backbone.training and not any(part.training for part in backbone.modules())
     assert not any(weight.requires_grad for weight in backbone.parameters())
     detector = PatchCore(name, bank_size=20, pool_size=400, learn_steps=0, pretrained=False).fit(ROLLS[:1], seeded())
-    assert detector.banks[patchcore.EVERY]["vectors"].shape == (20, backbone.channels)
+    assert detector.banks[patchcore.EVERY].vectors.shape == (20, backbone.channels)
     for height, edges in ((128, EDGES), (45, (101, 150))):
         image = stripes(9)[:height]
-        assert_is_a_map(detector.predict(image, edges), image, edges)
+        assert_is_a_map(predicted(detector, image, edges), image, edges)
 
 
 def test_an_unknown_backbone_is_refused_with_the_known_ones():
@@ -445,11 +492,11 @@ def test_the_small_network_learns_to_tell_how_a_crop_was_turned():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:128, :512]
     saw = 60 + 15 * ((x + 2 * y) % 8) + rng.normal(0, 6, (128, 512))  # looks different in every turn
-    sampler = CropSampler([as_roll(saw.clip(0, 255).astype(np.uint8), edges=(0, 512))], 64)
-    network = Shallow(seeded())
+    sampler = CropSampler([as_roll(saw.clip(0, 255).astype(np.uint8), edges=(0, 512))], 64, "cpu")
+    network = build_backbone("shallow", seeded())
     losses = network.learn(sampler, seeded(), 40, batch=32)
-    assert len(losses) == network.steps == 40
-    assert losses[0] > 0.8 * np.log(8) and np.mean(losses[-5:]) < 0.8 * np.log(8)
+    assert losses.shape == (40,) and losses.dtype == torch.float32 and network.steps == 40
+    assert losses[0] > 0.8 * np.log(8) and losses[-5:].mean() < 0.8 * np.log(8)
     assert not network.training and not any(weight.requires_grad for weight in network.parameters())
     network.learn(sampler, seeded(1), 1, batch=4)
     assert network.steps == 41
@@ -517,6 +564,18 @@ def test_greedy_coreset_is_the_k_centre_algorithm():
     assert greedy_coreset(points, 1, seeded(1)).tolist() != chosen[:1], "the generator draws the first"
 
 
+def test_no_value_is_read_while_a_coreset_is_chosen_a_bank_filled_or_the_small_network_trained():
+    with Reads() as reads:
+        greedy_coreset(vectors(100, 80, 0), 20, seeded())
+        detector = small_bank(bank_size=20, pool_size=400, search="torch")
+        assert reads.count == 0
+        crops = CropSampler(ROLLS, 64, "cpu")
+        network = build_backbone("shallow")
+        network.learn(crops, seeded(), 2, batch=2)
+        detector._oddness(torch.rand(1, 1, 64, 64, generator=seeded()), None)
+    assert reads.count == 0
+
+
 def test_greedy_coreset_leaves_no_point_as_far_away_as_a_random_one_does():
     points = vectors(1000, 8, 0)
     greedy, random = greedy_coreset(points, 50, seeded()), torch.randperm(1000, generator=seeded())[:50]
@@ -542,7 +601,7 @@ def test_vae_learns_to_reconstruct(vae):
 
 def test_vae_map_is_higher_on_the_blob(vae):
     image, distance = with_blob(stripes(9))
-    scores = vae.predict(image, EDGES)[:, slice(*EDGES)]
+    scores = predicted(vae, image, EDGES)[:, slice(*EDGES)]
     odds, inside = scores / (1 - scores), distance[:, slice(*EDGES)] <= 9
     assert odds[inside].mean() > 1.5 * odds.mean()
 
@@ -553,14 +612,14 @@ def test_vae_scores_are_the_error_in_units_of_the_training_error(error, power):
     image = stripes(9)
     field = np.abs(detector.reconstruct(image, EDGES) - image / 255.0) ** power
     wanted = (field / (field + detector.unit)).clip(1e-6)[:, slice(*EDGES)]
-    assert np.abs(detector.predict(image, EDGES)[:, slice(*EDGES)] - wanted).max() < 1e-4
+    assert np.abs(predicted(detector, image, EDGES)[:, slice(*EDGES)] - wanted).max() < 1e-4
     assert detector.what.startswith(f"VAE, {error} error, ") and detector.what.endswith("trained 5 steps")
 
 
 def test_vae_errors_weights_and_smoothing_make_different_maps():
     image = stripes(9)
     ways = [{}, {"error": "mse"}, {"beta": 1.0}, {"smoothing": 1.0}, {"latent": 4}]
-    maps = [small_vae(steps=5, **way).predict(image, EDGES) for way in ways]
+    maps = [predicted(small_vae(steps=5, **way), image, EDGES) for way in ways]
     assert not any(np.array_equal(maps[0], other) for other in maps[1:])
     assert maps[3][:, slice(*EDGES)].std() > maps[0][:, slice(*EDGES)].std(), "less smoothed"
 
@@ -571,6 +630,23 @@ def test_vae_stops_when_the_seconds_are_used_up():
     detector.fit(ROLLS, seeded(), steps=10**6, batch=4, seconds=0.3, progress=lambda *step: seen.append(step))
     assert 1 <= len(detector.losses) < 10**4 and detector.steps == len(detector.losses)
     assert seen == list(enumerate(detector.losses, 1))
+
+
+def test_vae_waits_for_the_device_every_fifty_steps_unless_progress_is_asked_for():
+    counts = []
+    for progress in (None, lambda step, loss: None):
+        with Reads() as reads:
+            VAE(size=32, width=2).fit(ROLLS, seeded(), steps=60, batch=1, progress=progress)
+        counts.append(reads.count)
+    once = counts[0] - 2  # the seed of the weights, which comes from the host
+    assert once in (0, 1) and counts[1] == once + 60
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_leaves_no_detector():
+    detector = VAE(size=32, width=4, beta=1e40)
+    assert_refused(lambda: detector.fit(ROLLS, seeded(), steps=3, batch=2), "beta: 1e+40", "not finite", "smaller")
+    assert detector.size_bytes == 0
+    assert_refused(lambda: predicted(detector, stripes(9), EDGES), "call fit")
 
 
 def test_vae_weighs_nothing_before_it_was_trained(vae):
@@ -603,11 +679,11 @@ def test_smoothing_is_scipys_gaussian_and_keeps_constants_and_the_mean():
 def test_a_smoothed_bank_gives_a_smoother_map(bank):
     image, _ = with_blob(stripes(9))
     content = {**bank.content(), "options": {**bank.options, "smoothing": 4.0}}
-    rough, smooth = bank.predict(image, EDGES), PatchCore.from_content(content, "x.pt").predict(image, EDGES)
+    rough, smooth = predicted(bank, image, EDGES), predicted(PatchCore.from_content(content, "x.pt"), image, EDGES)
     assert np.abs(np.diff(smooth[:, 100:480])).max() < np.abs(np.diff(rough[:, 100:480])).max()
 
 
-# Levels
+# Score normalisation
 
 
 @pytest.fixture(scope="module")
@@ -618,31 +694,38 @@ def two_fabrics():
     return [as_roll(image, "00", (70, 838)), as_roll(weaker, "01", (70, 838))]
 
 
-def test_scores_that_are_not_levelled_are_the_raw_ones(two_fabrics):
-    detector = small_bank(normalised=False, pool_size=400)
-    detector.offsets = detector.offsets_from(two_fabrics)
+def test_scores_that_are_not_normalised_are_the_raw_ones(two_fabrics):
+    detector = small_bank(normalised=False, pool_size=400).calibrate(two_fabrics, fpr=0.5)
     assert detector.offsets == {"00": 0.0, "01": 0.0}
     raw = detector.raw_patch_scores(two_fabrics)
     assert [len(scores) for scores in raw] == [3, 3]
-    for roll, found in zip(two_fabrics, detector.held_out_patch_scores(two_fabrics), strict=True):
+    for roll, found in zip(two_fabrics, raw, strict=True):
         assert detector.is_calibrated(roll.fabric)
-        scores = detector.predict(roll.image, roll.edges, roll.fabric)
+        scores = detector.predict(roll).map
         assert np.array_equal(scores, detector.raw_map(roll.image, roll.edges, roll.fabric))
         assert found.tolist() == [scores[:, start : start + 256].max() for start in (70, 326, 582)]
     wanted = np.sort(np.concatenate(raw))[::-1].astype(np.float64)
-    assert np.array_equal(calibration.calibration_scores(detector, two_fabrics).scores, wanted)
+    assert np.array_equal(detector.calibration.scores, wanted)
 
 
-def test_levelled_scores_of_a_bank_are_moved_and_the_raw_ones_are_not(two_fabrics):
-    detector = small_bank(pool_size=400)
-    detector.offsets = detector.offsets_from(two_fabrics)
+def test_normalised_scores_of_a_bank_are_moved_and_the_raw_ones_are_not(two_fabrics):
+    detector = small_bank(pool_size=400).calibrate(two_fabrics, fpr=0.5)
     assert detector.offsets["00"] != detector.offsets["01"]
     roll = two_fabrics[0]
     raw = detector.raw_map(roll.image, roll.edges)
-    assert np.array_equal(detector.predict(roll.image, roll.edges), raw)
-    assert not np.array_equal(detector.predict(roll.image, roll.edges, "00"), raw)
+    assert np.array_equal(predicted(detector, roll.image, roll.edges), raw)
+    assert not np.array_equal(predicted(detector, roll.image, roll.edges, "00"), raw)
     with pytest.warns(UserWarning, match="fabric 77: not calibrated"):
-        assert np.array_equal(detector.predict(roll.image, roll.edges, "77"), raw)
+        assert np.array_equal(predicted(detector, roll.image, roll.edges, "77"), raw)
+
+
+@pytest.mark.parametrize("make", [small_bank, small_vae], ids=["bank", "vae"])
+def test_a_new_fit_forgets_what_the_old_one_was_calibrated_to(two_fabrics, make):
+    detector = make(**({"steps": 3} if make is small_vae else {"pool_size": 400})).calibrate(two_fabrics, fpr=0.5)
+    assert detector.threshold is not None and detector.offsets and detector.about["seed"] == 0
+    detector.fit(ROLLS, seeded(7), **({"steps": 2} if make is small_vae else {}))
+    assert detector.threshold is None and detector.calibration is None and not detector.offsets
+    assert detector.about["seed"] == 7 and detector.about["seconds"] > 0
 
 
 # Checkpoints
@@ -657,30 +740,59 @@ def saved(detector, path, **changes):
 
 @FITTED
 def test_a_checkpoint_gives_the_same_map_back(detector, tmp_path, capsys):
-    levels = {"00": -0.5, "01": 0.5}
-    path = saved(detector, tmp_path / "kept.pt", fabric_offsets=levels)
-    found, content = workflow.load_detector(path)
+    offsets = {"00": -0.5, "01": 0.5}
+    path = saved(detector, tmp_path / "kept.pt", fabric_offsets=offsets)
+    found = workflow.load_detector(path)
     assert capsys.readouterr().out.splitlines()[:2] == [
         "kept.pt:",
         f"{detector.what}, fitted on rolls of your own",
     ]
-    assert type(found) is type(detector) and content["detector"] == detector.kind and content["seed"] == 0
+    assert type(found) is type(detector) and found.about["seed"] == 0
     assert (found.what, found.options, found.size_bytes) == (detector.what, detector.options, detector.size_bytes)
     image, _ = with_blob(stripes(9))
-    assert np.array_equal(found.predict(image, EDGES), detector.predict(image, EDGES))
-    assert found.offsets == levels
-    assert not np.array_equal(found.predict(image, EDGES, "00"), found.raw_map(image, EDGES))
-    again, _ = type(detector).load(path, quiet=True)
-    assert np.array_equal(again.predict(image, EDGES), detector.predict(image, EDGES))
+    assert np.array_equal(predicted(found, image, EDGES), predicted(detector, image, EDGES))
+    assert found.offsets == offsets
+    assert not np.array_equal(predicted(found, image, EDGES, "00"), found.raw_map(image, EDGES))
+    again = type(detector).load(path, quiet=True)
+    assert np.array_equal(predicted(again, image, EDGES), predicted(detector, image, EDGES))
     assert not capsys.readouterr().out
 
 
 def test_a_checkpoint_keeps_the_banks_of_all_fabrics(per_fabric, tmp_path):
-    found, _ = workflow.load_detector(saved(per_fabric, tmp_path / "kept.pt"), quiet=True)
+    found = workflow.load_detector(saved(per_fabric, tmp_path / "kept.pt"), quiet=True)
     assert found.fabrics == ["00", "01"]
     image = stripes(9)
     for fabric in found.fabrics:
-        assert np.array_equal(found.predict(image, EDGES, fabric), per_fabric.predict(image, EDGES, fabric))
+        assert np.array_equal(predicted(found, image, EDGES, fabric), predicted(per_fabric, image, EDGES, fabric))
+
+
+@pytest.mark.parametrize("detector", ["per_fabric", "vae"], indirect=True)
+def test_a_fitted_detector_is_saved_as_it_is(detector, tmp_path):
+    detector.save(tmp_path / "kept.pt")
+    found = workflow.load_detector(tmp_path / "kept.pt", quiet=True)
+    assert found.about["seed"] == 0 and found.about["seconds"] > 0 and found.threshold is None
+    image = stripes(9)
+    assert np.array_equal(found.raw_map(image, EDGES, "00"), detector.raw_map(image, EDGES, "00"))
+
+
+def test_a_checkpoint_of_format_4_is_read(bank, tmp_path):
+    """There the standard deviations were called spread, and whether scores are normalised, levelled."""
+    content = {**bank.content(), **ABOUT, "fabric_levels": {"00": 0.5}}
+    options = {("levelled" if name == "normalised" else name): value for name, value in bank.options.items()}
+    banks = {fabric: {("spread" if name == "deviation" else name): tensor for name, tensor in kept.items()}
+             for fabric, kept in content["state"]["banks"].items()}  # fmt: skip
+    content |= {"options": options, "state": {**content["state"], "banks": banks}}
+    torch.save({"format": "draem_aitex checkpoint 4", **content}, tmp_path / "old.pt")
+    found = workflow.load_detector(tmp_path / "old.pt", quiet=True)
+    assert found.offsets == {"00": 0.5} and found.options == bank.options
+    assert np.array_equal(found.raw_map(stripes(9), EDGES), bank.raw_map(stripes(9), EDGES))
+
+
+def test_a_bank_whose_backbone_cannot_be_fetched_is_one_line_that_names_the_file(tmp_path, no_network):
+    detector = small_bank(rolls=ROLLS[:1], backbone="densenet121", bank_size=20, pool_size=400, pretrained=False)
+    path = saved(detector, tmp_path / "kept.pt")
+    words = ("kept.pt: backbone: densenet121: its weights", "not to be fetched", DENSENET, "fft")
+    assert_refused(lambda: workflow.load_detector(path, quiet=True), *words)
 
 
 def test_a_pretrained_backbone_is_kept_by_its_name_alone(tmp_path):
@@ -717,7 +829,7 @@ def test_a_vae_of_other_options_is_one_line(vae, tmp_path, changes):
     kept = vae.content()
     changes = {name: {**(kept[name] if name == "options" else {}), **value} for name, value in changes.items()}
     path = saved(vae, tmp_path / "bad.pt", **changes)
-    assert_refused(lambda: workflow.load_detector(path, quiet=True), "bad.pt", "no whole VAE", "train it anew")
+    assert_refused(lambda: workflow.load_detector(path, quiet=True), "bad.pt", "no whole VAE", "fit it anew")
 
 
 def test_a_checkpoint_without_its_state_is_one_line(bank, tmp_path):
@@ -737,6 +849,28 @@ def test_a_file_of_another_detector_is_refused(bank, vae, tmp_path):
     assert_refused(lambda: workflow.load_detector(tmp_path / "odd.pt"), "'psychic'", "draem, vae, patchcore")
 
 
+# Devices and memory
+
+
+@pytest.mark.parametrize("make", [VAE, PatchCore])
+def test_the_device_is_auto_until_told_otherwise(make):
+    for function in (make, make.load, make.from_content):
+        assert inspect.signature(function).parameters["device"].default == "auto"
+    assert make().device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("detector", ["bank", "vae"], indirect=True)
+def test_memory_that_runs_out_is_one_line(detector, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(type(detector), "_oddness", full)
+    assert_refused(lambda: predicted(detector, stripes(9), EDGES), "memory", "128 x 512 pixels", "device='cpu'")
+    another = type(detector)()
+    monkeypatch.setattr(type(detector), "_pool" if detector.kind == "patchcore" else "_step", full, raising=True)
+    assert_refused(lambda: another.fit(ROLLS, seeded()), "memory", "device='cpu'")
+
+
 # Bad input
 
 
@@ -745,19 +879,21 @@ def test_bad_input_is_named_in_one_line(make):
     detector, image = make(), stripes(0)
     least = "64 x 64" if make is VAE else "128 x 128"
     narrow, low = as_roll(image, edges=(70, 100)), as_roll(stripes(0, height=160))
-    assert_refused(lambda: detector.predict(image, EDGES), "call fit")
+    assert_refused(lambda: predicted(detector, image, EDGES), "call fit")
     assert_refused(lambda: detector.fit([], seeded()), "rolls: none given")
     assert_refused(lambda: detector.fit([narrow], seeded()), "0001_000_00: 30 x 128 pixels", f"expected {least}")
     assert_refused(lambda: detector.fit([ROLLS[0], low], seeded()), "heights [128, 160]", "expected one height")
-    assert_refused(lambda: detector.predict(image / 255, EDGES), "float64 (128, 512)", "expected uint8 (H, W)")
-    assert_refused(lambda: detector.predict(np.stack([image] * 3, 2), EDGES), "uint8 (128, 512, 3)")
-    assert_refused(lambda: detector.predict([[0]], EDGES), "image: list", "expected uint8")
+    assert_refused(
+        lambda: predicted(detector, image / 255, EDGES), "float64 of shape (128, 512)", "expected uint8 (H, W)"
+    )
+    assert_refused(lambda: predicted(detector, np.stack([image] * 3, 2), EDGES), "uint8 of shape (128, 512, 3)")
+    assert_refused(lambda: predicted(detector, [[0]], EDGES), "image: list", "a uint8 array (H, W)")
     for edges in ((70, 900), (-1, 300), (300, 300), (300, 200)):
-        assert_refused(lambda edges=edges: detector.predict(image, edges), f"edges: {edges}", "512 columns")
+        assert_refused(lambda edges=edges: predicted(detector, image, edges), f"edges: {edges}", "512 columns")
     least = 16 if make is VAE else 32
     for picture, edges in ((image, (70, 70 + least - 1)), (image[: least - 1], EDGES)):
         words = f"{least - 1}", "pixels of fabric", f"expected {least} x {least}"
-        assert_refused(lambda picture=picture, edges=edges: detector.predict(picture, edges), *words)
+        assert_refused(lambda picture=picture, edges=edges: predicted(detector, picture, edges), *words)
 
 
 @pytest.mark.parametrize(
@@ -765,7 +901,7 @@ def test_bad_input_is_named_in_one_line(make):
     [
         (VAE, {"size": 60}, "size: 60; expected a multiple of 16"),
         (VAE, {"size": 0}, "size: 0"),
-        (VAE, {"error": "l3"}, "error: 'l3'; expected 'l1' or 'mse'"),
+        (VAE, {"error": "l3"}, "error: 'l3'; expected one of l1, mse"),
         (VAE, {"width": 0}, "width: 0"),
         (VAE, {"latent": 0}, "latent: 0"),
         (VAE, {"beta": float("nan")}, "beta: nan"),

@@ -1,16 +1,19 @@
 """Nearest neighbours in a memory bank, exactly: in PyTorch within a memory bound, or with FAISS."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
+from draem_aitex.baselines.baseline import check_choice
 from draem_aitex.errors import InputError
 
 MEMORY_MB = 64  # for the table of distances from some queries to all of the bank
 SEARCHES = ("auto", "torch", "faiss")
 
 
-def nearest_distances(queries, bank, memory_mb=MEMORY_MB):
+def nearest_distances(queries: Tensor, bank: Tensor, memory_mb: float = MEMORY_MB) -> Tensor:
     """Euclidean distance of each query to the nearest vector of the bank: float32 `(N,)`.
 
     |q - b|² = |q|² - 2 q·b + |b|², so that a matrix product does the work; as many queries at once as the bound allows.
@@ -18,48 +21,45 @@ def nearest_distances(queries, bank, memory_mb=MEMORY_MB):
     of these.
 
     queries: float32 `(N, D)`; bank: float32 `(M, D)`, on the same device; memory_mb: for the table of distances.
+    Raises `InputError` where the two differ in D.
     """
-    _check(queries, bank)
+    _check_lengths(queries, bank)
     squares, rows = (bank**2).sum(1), max(1, int(memory_mb * 2**20 / (4 * len(bank))))
     nearest = [torch.addmm(squares, part, bank.T, alpha=-2).amin(1) for part in queries.split(rows)]
     return (torch.cat(nearest) + (queries**2).sum(1)).clamp_min_(0).sqrt_()
 
 
-def searcher(bank, search="auto"):
+def searcher(bank: Tensor, search: str = "auto") -> Callable[[Tensor], Tensor]:
     """A function from queries float32 `(N, D)` to their distances `(N,)`, see `nearest_distances`.
 
     search: "torch", or "faiss" for the exact index of FAISS (Johnson, Douze, Jégou: "Billion-scale similarity search
     with GPUs", 2019), on the CPU; "auto" takes FAISS where it is installed and the bank lies on the CPU. Both give the
-    same distances. Raises `InputError` for another word, or where the package is wanted and not installed.
+    same distances. Raises `InputError` for a word that is no search, and where FAISS is wanted and not installed.
     """
-    if search not in SEARCHES:
-        raise InputError(f"search: {search!r}; expected one of {', '.join(SEARCHES)}; choose one")
-    if search == "torch" or (search == "auto" and (bank.is_cuda or find_spec("faiss") is None)):
+    check_choice("search", search, SEARCHES)
+    installed = find_spec("faiss") is not None
+    if search == "faiss" and not installed:
+        raise InputError(
+            "search: 'faiss' is not installed; expected the package; run: pip install faiss-cpu, or take 'auto'"
+        )
+    if search == "torch" or (search == "auto" and (bank.is_cuda or not installed)):
         return lambda queries: nearest_distances(queries, bank)
-    index = _faiss().IndexFlatL2(bank.shape[1])
+    import faiss
+
+    index = faiss.IndexFlatL2(bank.shape[1])
     index.add(bank.cpu().numpy())
 
-    def distances(queries):
-        _check(queries, bank)
+    def distances(queries: Tensor) -> Tensor:
+        _check_lengths(queries, bank)
         squares, _ = index.search(queries.cpu().numpy(), 1)
         return torch.from_numpy(squares[:, 0]).to(queries.device).clamp_min_(0).sqrt_()
 
     return distances
 
 
-def _check(queries, bank):
+def _check_lengths(queries: Tensor, bank: Tensor) -> None:
     if queries.ndim != 2 or queries.shape[1:] != bank.shape[1:]:
         raise InputError(
             f"queries: vectors of {tuple(queries.shape[1:])} numbers, the bank has {tuple(bank.shape[1:])}; "
             "expected the same features; fit the bank anew"
         )
-
-
-def _faiss():
-    try:
-        import faiss
-    except ImportError:
-        raise InputError(
-            "search: 'faiss' is not installed; expected the package; run: pip install faiss-cpu, or take 'auto'"
-        ) from None
-    return faiss

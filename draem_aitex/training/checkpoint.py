@@ -16,7 +16,10 @@ from draem_aitex.model.draem import DRAEM, build_draem
 from draem_aitex.model.unet import NetworkConfig
 
 FORMAT, BEFORE = "draem_aitex checkpoint 5", "draem_aitex checkpoint 4"
-RENAMED = {"fabric_levels": "fabric_offsets", "levelled": "normalised", "variation": "normal_augmentation"}
+RENAMED = {
+    "fabric_levels": "fabric_offsets", "levelled": "normalised", "variation": "normal_augmentation",
+    "spread": "deviation",
+}  # fmt: skip
 ALWAYS = {  # what every checkpoint of a detector holds
     "draem": {"network", "weights", "config", "steps", "seconds", "log", "finished"},
     "vae": {"what", "options", "state", "seed", "seconds"},
