@@ -1,13 +1,13 @@
 """What the choices are worth: equal minutes of training, several seeds, judged on development rolls.
 
-    python benchmarks/ablation.py --data data/aitex                  the kinds of made-up defects
+    python benchmarks/ablation.py --data data/aitex                  the kinds of synthetic anomalies
     python benchmarks/ablation.py --data data/aitex --of networks    the shape of the `compact` networks
     python benchmarks/ablation.py --data data/aitex --of recipe      what else defines a training
 
 Each group trains for three minutes with three seeds, the cheaper network for more steps. The threshold comes from
-the calibration rolls, for 1 % of flawless patches called falsely; recalls are those of development rolls' patches, so
-that the test rolls stay untouched by any choice made from the table. Every finished run is written to the record;
-called again, the script goes on where it stopped. The last line is one JSON object with the groups' means.
+the calibration rolls, for a false-positive rate (FPR) of 1 % of normal patches; recalls are those of development rolls'
+patches, so that the test rolls stay untouched by any choice made from the table. Every finished run is written to the
+record; called again, the script goes on where it stopped. The last line is one JSON object with the groups' means.
 """
 
 import argparse
@@ -20,15 +20,15 @@ import numpy as np
 from record import add_data, circumstances, need_data, write
 
 from draem_aitex.anomalies.augmenter import AugmenterConfig
-from draem_aitex.data import aitex, rolls
+from draem_aitex.data.aitex import load_aitex
 from draem_aitex.data.patcher import extract_patches, patch_maxima
-from draem_aitex.detectors.calibration import calibration_scores
+from draem_aitex.data.rolls import load_rolls
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
 from draem_aitex.evaluation import metrics
 from draem_aitex.model.draem import PRESETS
 from draem_aitex.training.config import TrainConfig
-from draem_aitex.training.loop import train
+from draem_aitex.training.loop import train_networks
 
 SMALL = 100  # mask pixels; patches with fewer are counted by themselves
 BROKEN_PICK = "010"
@@ -46,7 +46,7 @@ NETWORKS = {
 }
 RECIPE = {
     "default recipe": {},
-    "crops as recorded": {"normal_augmentation": None},
+    "no augmentation": {"normal_augmentation": None},
     "half of the mix slips": {"mix": {"slip": 0.72}},
 }
 
@@ -108,18 +108,17 @@ def main():
 def run_all(options):
     """Do the runs that the record lacks; returns the record."""
     path, of = options.record or RECORDS[options.of], groups(options.of)
-    split = collection = aitex.load_aitex(options.data)
+    collection = load_aitex(options.data)
     wanted = {"source": collection.source, "minutes": options.minutes, "groups": of}
     record = open_record(path, wanted, options.of)
     done = {(run["group"], run["seed"]) for run in record["runs"]}
     todo = [(name, seed) for seed in options.seeds for name in of if (name, seed) not in done]
     if todo:
-        train_rolls, calibration, development = map(
-            rolls.load_rolls, (split.train, split.calibration, split.development)
-        )
+        parts = collection.train, collection.calibration, collection.development
+        train_rolls, calibration, development = map(load_rolls, parts)
     for name, seed in todo:
         config = configuration(options.of, of[name], options.minutes, seed)
-        result = train(train_rolls, config, quiet=not sys.stderr.isatty())
+        result = train_networks(train_rolls, config, quiet=not sys.stderr.isatty())
         if not result.finished:
             raise InputError(f"{name}, seed {seed}: interrupted; its run is not recorded; call again to go on")
         run = {"group": name, "seed": seed, "steps": result.steps, **judge(result.model, calibration, development)}
@@ -131,29 +130,26 @@ def run_all(options):
 
 def judge(model, calibration, development):
     """Figures of one model on the development rolls' patches."""
-    detector = DraemDetector(model)
-    detector.offsets = detector.offsets_from(calibration)
-    calibrated = calibration_scores(detector, calibration)
-    thresholds = {rate: calibrated.threshold(rate).value for rate in (0.01, 0.05)}
+    detector = DraemDetector(model).calibrate(calibration, fpr=0.01)
+    thresholds = {rate: detector.calibration.threshold(rate).value for rate in (0.01, 0.05)}
+    defective = [roll for roll in development if roll.mask is not None and roll.mask.any()]
     scores, sizes, picks = [], [], []
-    for roll in development:
-        if roll.mask is None or not roll.mask.any():
-            continue
-        scores.append(patch_maxima(detector.predict(roll.image, roll.edges, roll.fabric), roll.edges))
+    for roll, found in zip(defective, detector.maps(defective), strict=True):
+        scores.append(patch_maxima(found, roll.edges))
         sizes.append(patch_sums(roll.mask, roll.edges))
         picks.append(np.full(len(scores[-1]), roll.defect == BROKEN_PICK))
     scores, sizes, picks = map(np.concatenate, (scores, sizes, picks))
-    flawless = sizes == 0
-    parts = {"all": ~flawless, "small": ~flawless & (sizes < SMALL), "broken_pick": ~flawless & picks}
-    figures = {"flawless_patches": int(flawless.sum())}
+    normal = sizes == 0
+    parts = {"all": ~normal, "small": ~normal & (sizes < SMALL), "broken_pick": ~normal & picks}
+    figures = {"normal_patches": int(normal.sum())}
     for part, positive in parts.items():
         figures[f"{part}_patches"] = int(positive.sum())
-        judged = flawless | positive
+        judged = normal | positive
         figures[f"{part}_auroc"] = metrics.auroc(positive[judged], scores[judged])
         for rate, threshold in thresholds.items():
             figures[f"{part}_recall_at_{rate:.0%}"] = float((scores[positive] > threshold).mean())
     for rate, threshold in thresholds.items():
-        figures[f"false_alarms_at_{rate:.0%}"] = int((scores[flawless] > threshold).sum())
+        figures[f"false_positives_at_{rate:.0%}"] = int((scores[normal] > threshold).sum())
     return figures
 
 

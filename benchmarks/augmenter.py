@@ -1,4 +1,4 @@
-"""How fast defects are made: crops a second, sampling included, beside the authors' Perlin noise alone.
+"""How fast synthetic anomalies are made: crops a second, sampling included, beside the authors' Perlin noise alone.
 
     python benchmarks/augmenter.py [--peer DIR]
 
@@ -11,7 +11,7 @@ is written with --record FILE.
 import sys
 
 import torch
-from record import load_peer, medians, run_speed, speed_parser, training_rolls
+from record import block_of_steps, load_peer, medians, run_speed, speed_parser, training_rolls
 
 from draem_aitex.anomalies.augmenter import Augmenter
 from draem_aitex.anomalies.perlin import perlin_noise
@@ -42,8 +42,8 @@ def measure(options):
     lattices = 2 ** torch.randint(0, 6, (32, 2), generator=torch.Generator().manual_seed(0))
     tasks = {
         "mix": lambda: augmenter(sampler(options.batch, generator), generator),
-        "mix_at_training_batch": lambda: augmenter(sampler(size, generator), generator),
-        "training_step": trainer.step,
+        "mix_at_training_batch": lambda: augmenter(sampler(size * trainer.ahead, generator), generator),
+        "training_steps": block_of_steps(trainer),
         "perlin": lambda: perlin_noise((PEER_SIZE, PEER_SIZE), lattices.to(device), generator, 32),
     }
     if peer is not None:
@@ -54,7 +54,7 @@ def measure(options):
         "crops_per_s": crops,
         "pixels_per_s": crops * CROP**2,
         "batch": options.batch,
-        "share_of_a_training_step": seconds["mix_at_training_batch"] / seconds["training_step"],
+        "share_of_a_training_step": seconds["mix_at_training_batch"] / seconds["training_steps"],
         "perlin_pixels_per_s": len(lattices) * PEER_SIZE**2 / seconds["perlin"],
         "peer_perlin_pixels_per_s": None,
         "pixels_per_s_ratio": None,

@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py [--peer DIR]
 
-Ours is `DraemDetector.predict` with the shipped checkpoint on all of a simulated roll of 256 x 4096 pixels: from grey
+Ours is `predict(roll).map` with the shipped checkpoint on all of a simulated roll of 256 x 4096 pixels: from grey
 levels to the normalised map, in float32 and in bfloat16 where the processor computes in it (`rolls_per_s` is the faster
 of the two). DIR is a checkout of VitjanZ/DRAEM; its two networks see the same roll as sixteen patches of 256 x 256, one
 at a time as its test script does, in float32, without gradients, the softmax included and nothing else. Medians; the
@@ -14,14 +14,15 @@ import sys
 
 import numpy as np
 import torch
-from record import ROOT, load_peer, medians, peak_memory, run_speed, speed_parser
+from record import load_peer, medians, peak_memory, run_speed, speed_parser
 
-from draem_aitex.detectors.draem import DraemDetector
+from draem_aitex import load_detector
+from draem_aitex.data.rolls import NORMAL, Roll
 from draem_aitex.devices import computes_in_bfloat16, pick_device
 from draem_aitex.simulation import loom
 
 PATCH, PATCHES = 256, 16
-CHECKPOINT = ROOT / "checkpoints" / "compact_loom.pt"
+CHECKPOINT = "compact_loom"
 
 
 def main():
@@ -32,12 +33,13 @@ def main():
 
 def measure(options):
     device = pick_device(options.device)
-    roll, _ = loom.simulate_roll("01", generator=np.random.default_rng(0), width=PATCH * PATCHES)
+    image, _ = loom.simulate_roll("01", generator=np.random.default_rng(0), width=PATCH * PATCHES)
+    roll = Roll("roll", "01", NORMAL, image, (0, image.shape[1]), None)
     precisions = ["float32"] + (["bfloat16"] if computes_in_bfloat16(device) else [])
     tasks = {}
     for precision in precisions:
-        detector, _ = DraemDetector.load(CHECKPOINT, device, quiet=True, bfloat16=precision == "bfloat16")
-        tasks[precision] = lambda detector=detector: detector.predict(roll, (0, roll.shape[1]), "01")
+        detector = load_detector(CHECKPOINT, device, quiet=True, bfloat16=precision == "bfloat16")
+        tasks[precision] = lambda detector=detector: detector.predict(roll).map
     seconds = medians(tasks, options.runs, device)
     result = {
         "rolls_per_s": 1 / min(seconds.values()),

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from draem_aitex import devices
-from draem_aitex.cli.commands import check_writable
-from draem_aitex.data import aitex, rolls
+from draem_aitex.cli.shared import check_writable
+from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
-from draem_aitex.simulation import loom
+from draem_aitex.simulation.loom import load_simulated
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +44,7 @@ def write(path, record):
 
 def training_rolls():
     """The simulated set's training rolls, on which speeds are measured."""
-    return rolls.load_rolls(aitex.load_aitex(loom.ensure_simulated()).train)
+    return load_rolls(load_simulated().train)
 
 
 def add_data(parser):
@@ -63,7 +63,7 @@ def speed_parser(description):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, metavar="DIR", help="a checkout of VitjanZ/DRAEM")
     parser.add_argument("--runs", type=int, default=15, help="runs whose median counts (default: 15)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default: cpu)")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write the result there as well")
     return parser
 
@@ -84,6 +84,11 @@ def run_speed(parser, measure):
         return 2
     print(json.dumps(result))
     return 0
+
+
+def block_of_steps(trainer):
+    """As many steps as a trainer draws crops for in one call: on CUDA one step in eight has that to do for all."""
+    return lambda: [trainer.step() for _ in range(trainer.ahead)]
 
 
 def medians(tasks, runs, device, warm_up=2):

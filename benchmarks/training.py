@@ -2,9 +2,9 @@
 
     python benchmarks/training.py [--peer DIR]
 
-Ours is the whole step as `draem_aitex train` takes it: sampler, augmenter, networks, losses, optimiser, averaging, in
+Ours is the whole step as `draem_aitex train` takes it: sampler, augmenter, networks, losses, optimizer, averaging, in
 bfloat16 where the device computes in it. Shares are of the same step, taken in pieces with a look at the clock between
-them, turn and turn about with whole ones: `network` is forward, backward, clipping, optimiser and averaging of both
+them, turn and turn about with whole ones: `network` is forward, backward, clipping, optimizer and averaging of both
 networks, `losses` are the five with their gradients, `augmenter` is sampler and augmenter. DIR is a checkout of
 VitjanZ/DRAEM. Its two networks are trained as its script does, in float32 and with Adam, on ready-made
 noise of 256 x 256 pixels. Its own losses have CUDA written into them, so that elsewhere mean squared error and
@@ -17,13 +17,13 @@ import time
 
 import numpy as np
 import torch
-from record import load_peer, medians, run_speed, speed_parser, training_rolls
+from record import block_of_steps, load_peer, medians, run_speed, speed_parser, training_rolls
 from torch.nn import functional as F
 
 from draem_aitex.devices import pick_device
 from draem_aitex.model.losses import reconstruction_loss, segmentation_loss
 from draem_aitex.training.config import TrainConfig
-from draem_aitex.training.trainer import Trainer
+from draem_aitex.training.trainer import Trainer, precision
 
 PEER_SIZE = 256  # pixels
 
@@ -32,7 +32,7 @@ def main():
     parser = speed_parser(__doc__)
     parser.add_argument("--preset", default="compact", help="default: compact, that of the shipped checkpoints")
     parser.add_argument("--peer-runs", type=int, default=3, help="steps of the peer whose median counts (default: 3)")
-    parser.add_argument("--peer-batch", type=int, default=1, help="pictures a step of the peer (default: 1)")
+    parser.add_argument("--peer-batch", type=int, default=1, help="images a step of the peer (default: 1)")
     return run_speed(parser, measure)
 
 
@@ -43,13 +43,14 @@ def measure(options):
     trainer = Trainer(rolls, TrainConfig.of_preset(options.preset, steps=10_000), device)
     config = trainer.config
     pieces = Pieces(trainer, device)
-    seconds = medians({"step": trainer.step, "pieces": pieces.step}, options.runs, device)
+    seconds = medians({"step": block_of_steps(trainer), "pieces": pieces.steps}, options.runs, device)
     shares = pieces.shares(options.runs)
+    a_step = seconds["step"] / trainer.ahead
     result = {
         "preset": options.preset,
         "batch": config.batch,
         "crop": config.crop,
-        "pixels_per_s": config.batch * config.crop**2 / seconds["step"],
+        "pixels_per_s": config.batch * config.crop**2 / a_step,
         "peer_pixels_per_s": None,
         "pixels_per_s_ratio": None,
         **{f"{name}_share": share for name, share in shares.items()},
@@ -77,20 +78,25 @@ class Pieces:
         self.trainer, self.device = trainer, device
         self.times = {"network": [], "losses": [], "augmenter": []}
 
+    def steps(self):
+        """A whole block of steps, of which the first draws the crops of all."""
+        for _ in range(self.trainer.ahead):
+            self.step()
+
     def step(self):
         trainer, clock = self.trainer, [self._now()]
         trainer.set_learning_rate()
-        clean = trainer.sampler(trainer.config.batch, trainer.generator)
-        batch = trainer.augmenter(clean, trainer.generator)
+        clean, batch = trainer.draw()
         clock.append(self._now())
-        outputs = trainer.forward(batch.images)
-        clock.append(self._now())
-        ends = [output.detach().requires_grad_() for output in outputs]
-        total = reconstruction_loss(ends[0], clean).total + segmentation_loss(ends[1], batch.masks).total
-        gradients = torch.autograd.grad(total, ends)
-        clock.append(self._now())
-        trainer.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(outputs, gradients)
+        with precision(trainer.device, "float32"):
+            outputs = trainer.forward(batch.images)
+            clock.append(self._now())
+            ends = [output.detach().requires_grad_() for output in outputs]
+            total = reconstruction_loss(ends[0], clean).total + segmentation_loss(ends[1], batch.masks).total
+            gradients = torch.autograd.grad(total, ends)
+            clock.append(self._now())
+            trainer.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(outputs, gradients)
         trainer.optimizer_step()
         clock.append(self._now())
         trainer.steps += 1
@@ -99,8 +105,10 @@ class Pieces:
             self.times[name].append(taken)
 
     def shares(self, runs):
-        """Each piece's share of their sum, by the medians of the last `runs` steps."""
-        medians = {name: float(np.median(taken[-runs:])) for name, taken in self.times.items()}
+        """Each piece's share of their sum, by the medians of the last `runs` blocks of steps."""
+        ahead = self.trainer.ahead
+        blocks = {name: np.sum(np.reshape(taken, (-1, ahead)), axis=1)[-runs:] for name, taken in self.times.items()}
+        medians = {name: float(np.median(taken)) for name, taken in blocks.items()}
         return {name: median / sum(medians.values()) for name, median in medians.items()}
 
     def _now(self):
@@ -136,8 +144,8 @@ class Peer:
         self.optimizer.step()
 
     def _own(self, reconstruction, logits):
-        repainted = F.mse_loss(reconstruction, self.images) + self.ssim(reconstruction, self.images)
-        return repainted + self.focal(torch.softmax(logits, dim=1), self.masks)
+        likeness = F.mse_loss(reconstruction, self.images) + self.ssim(reconstruction, self.images)
+        return likeness + self.focal(torch.softmax(logits, dim=1), self.masks)
 
     def _stand_ins(self, reconstruction, logits):
         return F.mse_loss(reconstruction, self.images) + F.cross_entropy(logits, self.masks[:, 0].long())
