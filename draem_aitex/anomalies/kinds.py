@@ -71,9 +71,7 @@ class Kind:
         corrupted, masks = self.function(images, fabric, severity[:, None, None, None], generator, *more)
         found, wanted = ([tuple(part.shape) for part in pair] for pair in ((corrupted, masks), (images, fabric)))
         if found != wanted:
-            raise InputError(
-                f"{self.function.__name__}: returned shapes {found}; expected {wanted}, images and masks; correct it"
-            )
+            raise InputError(f"{self.function.__name__}: returned shapes {found}; expected {wanted}; correct the kind")
         masks = masks * fabric
         kept = (masks.sum((1, 2, 3), keepdim=True) >= MINIMUM_MASK).float()
         return torch.lerp(images, corrupted.clamp(0, 1), fabric * kept), masks * kept
