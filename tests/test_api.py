@@ -21,7 +21,7 @@ SMALL = TrainConfig(steps=2, batch=2, crop=64)
 SNIPPET = """
 from draem_aitex import evaluate, load_detector, load_simulated, train
 data = load_simulated()
-detector = train(data.of_fabrics(["01"]), steps=2)
+detector = train(data, steps=2)
 detector.calibrate(data, fpr=0.05)
 result = detector.predict("some.jpg")
 detector.save("mine.pt")
