@@ -5,10 +5,11 @@
 Each baseline gets a fair chance: it is fitted to all training rolls in each of a few ways (VAE: 8, a memory bank: 4),
 each fit is read in eight (four smoothings of the map; scores normalised by fabric or not), and the reading with the
 highest patch AUROC on the *development* rolls is the one that is judged on the test rolls, once. The threshold comes
-from the calibration rolls, for 1 % of flawless patches called falsely. DRAEM is the shipped checkpoint, with the
-threshold that it came with. Backbones whose weights are neither on this machine nor to be fetched are recorded as not
-measured. A time a roll is the median of several, DRAEM's taken in turn with it. Every finished row is written to the
-record; called again, the script goes on where it stopped. The last line is one JSON object.
+from the calibration rolls, for a false-positive rate of 1 % of normal patches. DRAEM is the shipped checkpoint, with
+the threshold that it came with. Backbones whose weights are neither on this machine nor to be fetched are recorded as
+not measured. All of it runs on the CPU. A time a roll is the median of several, DRAEM's taken in turn with it. Every
+finished row is written to the record; called again, the script goes on where it stopped. The last line is one JSON
+object.
 """
 
 import argparse
@@ -23,17 +24,18 @@ import torch
 from record import ROOT, add_data, circumstances, medians, need_data, write
 
 from draem_aitex.baselines.backbones import NAMES
-from draem_aitex.baselines.parts import odds_to_scores, on_roll, smoothed
+from draem_aitex.baselines.baseline import odds_to_scores, on_roll, smoothed
 from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
-from draem_aitex.cli.commands import check_writable
+from draem_aitex.cli.shared import check_writable
 from draem_aitex.data import aitex
 from draem_aitex.data.patcher import patch_maxima
 from draem_aitex.data.rolls import load_rolls
-from draem_aitex.detectors.calibration import Threshold, calibrate, normalised_scores, offsets_of
+from draem_aitex.detectors.calibration import normalised_scores, offsets_of
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
-from draem_aitex.evaluation import evaluator, metrics, text_table
+from draem_aitex.evaluation import metrics, text_table
+from draem_aitex.evaluation.evaluator import evaluate
 from draem_aitex.training.sampler import NormalAugmentation
 
 CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
@@ -73,31 +75,29 @@ def main():
 
 def rows():
     """Name of each row to its ways: a list of (detector's arguments, fit's arguments)."""
-    variations = (False, True)
     ways = {"VAE": [
-        ({"error": error, "beta": beta}, {"steps": VAE_STEPS, "varied": varied})
-        for error, beta, varied in itertools.product(("l1", "mse"), (0.01, 0.001), variations)
+        ({"error": error, "beta": beta}, {"steps": VAE_STEPS, "augmented": augmented})
+        for error, beta, augmented in itertools.product(("l1", "mse"), (0.01, 0.001), (False, True))
     ]}  # fmt: skip
     for backbone in NAMES:
         for kind, bank in (("one bank", POOLED), ("one a fabric", PER_FABRIC)):
             ways[f"PatchCore, {backbone}, {kind}"] = [
-                ({"backbone": backbone, "neighbourhood": size, **bank}, {"varied": varied})
-                for size, varied in itertools.product((1, 3), variations)
+                ({"backbone": backbone, "neighbourhood": size, **bank}, {"augmented": augmented})
+                for size, augmented in itertools.product((1, 3), (False, True))
             ]
     return ways
 
 
 def run_all(options):
     """Measure the rows that the record lacks; returns the record."""
-    split = collection = aitex.load_aitex(options.data)
+    collection = aitex.load_aitex(options.data)
     record = open_record(options.record, collection.source)
-    parts = {part: load_rolls(getattr(split, part)) for part in ("train", "calibration", "development")}
+    parts = {part: load_rolls(getattr(collection, part)) for part in ("train", "calibration", "development")}
     parts["development"] = [roll for roll in parts["development"] if roll.mask is not None and roll.mask.any()]
-    draem, content = DraemDetector.load(CHECKPOINT, quiet=True)
+    draem = DraemDetector.load(CHECKPOINT, "cpu", quiet=True)
     roll = parts["calibration"][0]
     if "DRAEM" not in record["rows"]:
-        threshold = Threshold(**content["threshold"])
-        row = {"fit_seconds": content["seconds"], **judged(draem, split.test, threshold, draem, roll)}
+        row = {"fit_seconds": draem.about["seconds"], **judged(draem, collection.test, draem, roll)}
         keep(record, "DRAEM", row, options.record)
     for name, ways in rows().items():
         if (options.only and name not in options.only) or "patch_auroc" in record["rows"].get(name, {}):
@@ -109,19 +109,18 @@ def run_all(options):
                 raise
             keep(record, name, {"not_measured": str(error).split(" not in ")[0]}, options.record)
             continue
-        threshold = calibrate(detector, parts["calibration"], RATE)
-        records = [item for item in split.test if detector.judges(item.fabric)]
-        keep(record, name, {**row, **judged(detector, records, threshold, draem, roll)}, options.record)
+        records = [item for item in collection.test if detector.judges(item.fabric)]
+        keep(record, name, {**row, **judged(detector, records, draem, roll)}, options.record)
     return record
 
 
 def tuned(name, ways, parts):
-    """The fitted detector whose reading is the best on development rolls, and what was tried."""
+    """The fitted and calibrated detector whose reading is the best on development rolls, and what was tried."""
     best, tried = None, []
     for arguments, how in ways:
         detector, began = make(name, arguments), time.perf_counter()
         fit = dict(how)
-        fit["normal_augmentation"] = NormalAugmentation() if fit.pop("varied") else None
+        fit["normal_augmentation"] = NormalAugmentation() if fit.pop("augmented") else None
         detector.fit(parts["train"], torch.Generator().manual_seed(SEED), **fit)
         seconds = time.perf_counter() - began
         for reading, auroc in readings(detector, parts):
@@ -130,14 +129,13 @@ def tuned(name, ways, parts):
                 best = auroc, detector, seconds, len(tried) - 1
         print(f"{name}: {tried[-1]} … best so far {best[0]:.3f}", file=sys.stderr, flush=True)
     _, detector, seconds, index = best
-    detector.options |= {key: tried[index][key] for key in ("smoothing", "normalised")}
-    detector.normalised = tried[index]["normalised"]
-    detector.offsets = detector.offsets_from(parts["calibration"])
+    detector.smoothing, detector.normalised = tried[index]["smoothing"], tried[index]["normalised"]
+    detector.calibrate(parts["calibration"], RATE)
     return detector, {"fit_seconds": seconds, "chosen": tried[index], "tried": tried}
 
 
 def make(name, arguments):
-    return VAE(smoothing=0, **arguments) if name == "VAE" else PatchCore(smoothing=0, **arguments)
+    return (VAE if name == "VAE" else PatchCore)(smoothing=0, device="cpu", **arguments)
 
 
 def readings(detector, parts):
@@ -152,9 +150,9 @@ def readings(detector, parts):
         ]
         for normalised in (True, False):
             fabrics = [roll.fabric for roll in calibration]
-            levels = offsets_of(scores[: len(calibration)], fabrics) if normalised else {}
+            offsets = offsets_of(scores[: len(calibration)], fabrics) if normalised else {}
             rest = zip(scores[len(calibration) :], development, strict=True)
-            found = np.concatenate([normalised_scores(part, levels, roll.fabric) for part, roll in rest])
+            found = np.concatenate([normalised_scores(part, offsets, roll.fabric) for part, roll in rest])
             yield {"smoothing": smoothing, "normalised": normalised}, metrics.auroc(labels, found)
 
 
@@ -162,22 +160,22 @@ def blurred(scores, roll, smoothing):
     """The map that the detector would give with another smoothing: odds are what it smooths."""
     if not smoothing:
         return scores
-    cloth = torch.from_numpy(scores[:, slice(*roll.edges)])[None, None]
-    odds = smoothed(cloth / (1 - cloth).clamp_min(1e-6), smoothing)
+    on_fabric = torch.from_numpy(scores[:, slice(*roll.edges)])[None, None]
+    odds = smoothed(on_fabric / (1 - on_fabric).clamp_min(1e-6), smoothing)
     return on_roll(roll.image, roll.edges, odds_to_scores(odds))
 
 
-def judged(detector, records, threshold, draem, roll):
+def judged(detector, records, draem, roll):
     """Figures on test rolls, and times and size."""
-    figures = evaluator.evaluate(detector, records, threshold, quiet=not sys.stderr.isatty()).figures()
+    figures = evaluate(detector, records, quiet=not sys.stderr.isatty()).figures()
     both = {"own": detector, "draem": draem}
-    tasks = {key: lambda one=one: one.predict(roll.image, roll.edges, roll.fabric) for key, one in both.items()}
+    tasks = {key: lambda one=one: list(one.maps([roll])) for key, one in both.items()}
     taken = medians(tasks, 7, torch.device("cpu"))
     return {
         **{name: figures[name] for name in FIGURES},
         "interval_patch_auroc": figures["intervals"]["patch_auroc"],
         "by_defect": {code: [row["hits"], row["defects"]] for code, row in figures["by_defect"].items()},
-        "threshold": threshold.value,
+        "threshold": detector.threshold.value,
         "seconds_a_roll": taken["own"],
         "times_draem_a_roll": taken["own"] / taken["draem"],
         "bytes": detector.size_bytes,

@@ -2,9 +2,9 @@
 
     python benchmarks/neighbours.py
 
-Random vectors; the coreset is 10,000 of 100,000, once for each length of vector; the search is one roll's 16,384 cells
-of 8 x 8 px in a bank of 10,000, medians of runs taken in turn. `memory_mb` is by how much one search raises the peak of
-a process of its own. The last line is one JSON object; a record is written with --record FILE.
+Random vectors; the coreset is 10,000 of 100,000, once for each length of vector; the search is one roll's 16,384
+positions of 8 x 8 px in a bank of 10,000, medians of runs taken in turn. `memory_mb` is by how much one search raises
+the peak of a process of its own. The last line is one JSON object; a record is written with --record FILE.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ from draem_aitex.baselines.patchcore import greedy_coreset
 from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError
 
-LENGTHS = {"fft": 41, "shallow": 192, "resnet50": 1536}  # numbers that these backbones have for a cell
+LENGTHS = {"fft": 41, "shallow": 192, "resnet50": 1536}  # numbers that these backbones have for a position
 POOL, BANK, QUERIES = 100_000, 10_000, 256 * 4096 // 64
 
 

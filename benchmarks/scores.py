@@ -1,11 +1,11 @@
-"""How a map becomes scores: smoothing widths, and levels of fabrics or none, on development rolls.
+"""How a map becomes scores: smoothing widths, and scores normalised by fabric or not, on development rolls.
 
     python benchmarks/scores.py --data data/aitex
 
 The shipped checkpoint's maps, smoothed by a Gaussian of each width and by the mean over 21 x 21 pixels of the authors'
-test script. Every variant has its own fabric levels and its own threshold, both from the calibration rolls (1 % of
-flawless patches called falsely); judged are the development rolls alone, so that a choice made from this table leaves
-the test rolls untouched. The last line is one JSON object; a record is written with --record FILE.
+test script. Every variant has its own offsets of fabrics and its own threshold, both from the calibration rolls (a
+false-positive rate of 1 % of normal patches); judged are the development rolls alone, so that a choice made from this
+table leaves the test rolls untouched. The last line is one JSON object; a record is written with --record FILE.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from record import ROOT, add_data, circumstances, need_data, write
 
-from draem_aitex.cli.commands import check_writable
+from draem_aitex.cli.shared import check_writable
 from draem_aitex.data import aitex
 from draem_aitex.data.patcher import patch_maxima
 from draem_aitex.data.rolls import load_rolls
@@ -25,7 +25,6 @@ from draem_aitex.detectors.calibration import Calibration, held_out_scores, norm
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
 from draem_aitex.evaluation import metrics
-from draem_aitex.training.checkpoint import load_checkpoint, load_model
 
 CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
 WIDTHS = (0, 0.7, 1, 1.5, 2, 4)  # standard deviations, px; 0 is the map as it is
@@ -54,12 +53,12 @@ def main():
 
 
 def measure(options):
-    split = collection = aitex.load_aitex(options.data)
-    model = load_model(load_checkpoint(options.checkpoint, "draem"), options.checkpoint)
-    calibration = load_rolls(split.calibration)
-    development = [roll for roll in load_rolls(split.development) if roll.mask is not None and roll.mask.any()]
+    collection = aitex.load_aitex(options.data)
+    detector = DraemDetector.load(options.checkpoint, quiet=True)
+    calibration = load_rolls(collection.calibration)
+    development = [roll for roll in load_rolls(collection.development) if roll.mask is not None and roll.mask.any()]
     rolls = [*calibration, *development]
-    maps = list(DraemDetector(model).predict_rolls(rolls))
+    maps = list(detector.raw_maps(rolls))
     smoothings = {f"sigma {width:g}": lambda scores, width=width: gaussian(scores, width) for width in WIDTHS}
     smoothings[f"mean {MEAN} x {MEAN}"] = lambda scores: cv2.blur(scores, (MEAN, MEAN))
     variants = {}
@@ -68,9 +67,9 @@ def measure(options):
         scores = [patch_maxima(smooth(found), roll.edges) for found, roll in zip(maps, rolls, strict=True)]
         for normalised in (True, False):
             row = judge(scores, calibration, development, normalised)
-            variants[name + ("" if normalised else ", no levels")] = row
+            variants[name + ("" if normalised else ", not normalised")] = row
             print(
-                f"{name:13} {'levels' if normalised else 'none':7}",
+                f"{name:13} {'normalised' if normalised else 'not':10}",
                 {key: round(value, 3) for key, value in row.items()},
             )
     return {"source": collection.source, "part": "development", "rate": RATE, "variants": variants}
@@ -81,14 +80,14 @@ def gaussian(scores, width):
 
 
 def judge(scores, calibration, development, normalised):
-    """Figures of the development rolls' patches, from all rolls' patch scores; levels as `DraemDetector` takes them."""
+    """Figures of the development rolls' patches, from all rolls' patch scores; offsets as `calibrate` takes them."""
     fabrics = [roll.fabric for roll in calibration]
-    flawless, rest = scores[: len(calibration)], scores[len(calibration) :]
-    levels = offsets_of(flawless, fabrics) if normalised else {}
-    held_out = held_out_scores(flawless, fabrics, levels)
+    normal, rest = scores[: len(calibration)], scores[len(calibration) :]
+    offsets = offsets_of(normal, fabrics) if normalised else {}
+    held_out = held_out_scores(normal, fabrics, offsets)
     calibrated = Calibration(np.sort(np.concatenate(held_out))[::-1], len(calibration))
     threshold = calibrated.threshold(max(RATE, calibrated.finest_rate)).value
-    judged = [normalised_scores(part, levels, roll.fabric) for part, roll in zip(rest, development, strict=True)]
+    judged = [normalised_scores(part, offsets, roll.fabric) for part, roll in zip(rest, development, strict=True)]
     judged = np.concatenate(judged)
     labels = np.concatenate([patch_maxima(roll.mask, roll.edges) for roll in development]).astype(bool)
     return {

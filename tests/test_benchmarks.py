@@ -185,19 +185,19 @@ def test_the_scores_table_on_a_small_set(monkeypatch, capsys, small_set, checkpo
     variants = json.loads(lines[-1])["variants"]
     assert status == 0 and json.loads(record.read_text())["source"] == "simulated fabric"
     assert set(variants) == {f"{name}{more}" for name in ("sigma 0", "sigma 0.7", "sigma 1", "sigma 1.5", "sigma 2",
-                             "sigma 4", "mean 21 x 21") for more in ("", ", no levels")}  # fmt: skip
+                             "sigma 4", "mean 21 x 21") for more in ("", ", not normalised")}  # fmt: skip
     monkeypatch.delenv("AITEX_DIR", raising=False)
     assert run(monkeypatch, capsys, scores)[0] == 2
 
 
-def test_levels_and_threshold_of_the_scores_table_by_hand():
-    """Two flawless rolls of 50 patches, logits 0 to 4.9 and 1 to 5.9: each is normalised by the other's tenth-highest."""
+def test_offsets_and_threshold_of_the_scores_table_by_hand():
+    """Two normal rolls of 50 patches, logits 0 to 4.9 and 1 to 5.9: each is normalised by the other's tenth-highest."""
     roll = SimpleNamespace(fabric="00", edges=(0, 256 * 3), mask=np.zeros((256, 256 * 3), bool))
     roll.mask[5, 300] = True
     logits = [np.arange(50) / 10, np.arange(50) / 10 + 1, np.array([9.5, 5.7, 9.2])]
     calibration = [SimpleNamespace(fabric="00")] * 2
     sigmoids = [1 / (1 + np.exp(-part)) for part in logits]
-    # Level of both: 4.95; with k = floor(0.01 * 101) = 1 the threshold is 4.95 + 5.9 - 4.41 (held out) = 6.44.
+    # Offset of both: 4.95; with k = floor(0.01 * 101) = 1 the threshold is 4.95 + 5.9 - 4.41 (held out) = 6.44.
     row = scores.judge(sigmoids, calibration, [roll], normalised=True)
     assert (row["patches"], row["positive_patches"], row["patches_found"], row["false_positive_regions"]) == (
         3,
@@ -205,7 +205,7 @@ def test_levels_and_threshold_of_the_scores_table_by_hand():
         0,
         2,
     )
-    assert scores.judge(sigmoids, calibration, [roll], normalised=False)["patches_found"] == 0, "5.9 without levels"
+    assert scores.judge(sigmoids, calibration, [roll], normalised=False)["patches_found"] == 0, "5.9 without offsets"
     assert row["patch_auroc"] == 0
 
 
@@ -244,7 +244,7 @@ def test_the_baselines_rows_are_every_backbone_both_ways_and_can_be_made():
     for name, ways in rows.items():
         made = [(baselines.make(name, arguments).options, how) for arguments, how in ways]
         assert all(made.count(way) == 1 for way in made), "every way is another one"
-        assert {how["varied"] for _, how in made} == {False, True} and {way["smoothing"] for way, _ in made} == {0}
+        assert {how["augmented"] for _, how in made} == {False, True} and {way["smoothing"] for way, _ in made} == {0}
         assert {way.get("per_fabric", False) for way, _ in made} == {name.endswith("one a fabric")}
         if "shallow" in name:
             assert all(way["learn_steps"] > 0 for way, _ in made)
@@ -255,7 +255,7 @@ def test_the_baselines_maps_are_smoothed_as_the_detector_would(smoothing):
     detector = small_bank(pool_size=400)
     roll = as_roll(with_blob(stripes(9))[0])
     found = baselines.blurred(detector.raw_map(roll.image, roll.edges), roll, smoothing)
-    detector.options["smoothing"] = smoothing
+    detector.smoothing = smoothing
     assert np.abs(found - detector.raw_map(roll.image, roll.edges)).max() < 1e-4
     assert not found[:, : roll.edges[0]].any() and not found[:, roll.edges[1] :].any()
 
@@ -268,10 +268,12 @@ def test_the_baselines_readings_are_judged_on_development_rolls():
     detector = small_bank(pool_size=400)
     readings = [((reading["smoothing"], reading["normalised"]), auroc)
                 for reading, auroc in baselines.readings(detector, parts)]  # fmt: skip
-    assert [way for way, _ in readings] == [(s, level) for s in baselines.SMOOTHINGS for level in (True, False)]
+    assert [way for way, _ in readings] == [
+        (s, normalised) for s in baselines.SMOOTHINGS for normalised in (True, False)
+    ]
     (scores,) = detector.raw_patch_scores(development)
     wanted = metrics.auroc(np.array([False, True, False]), scores)
-    assert dict(readings)[0, False] == dict(readings)[0, True] == wanted, "one fabric: levels keep the order"
+    assert dict(readings)[0, False] == dict(readings)[0, True] == wanted, "one fabric: its offset keeps the order"
     assert all(auroc in (0, 0.5, 1) for _, auroc in readings)
 
 
@@ -279,13 +281,13 @@ class Fake:
     """Stands in for a detector: keeps what it was fitted with."""
 
     def __init__(self, arguments):
-        self.arguments, self.options, self.normalised, self.fits = arguments, {"smoothing": 0}, True, []
+        self.arguments, self.smoothing, self.normalised, self.fits = arguments, 0, True, []
 
     def fit(self, rolls, generator, **arguments):
         self.fits.append((rolls, torch.equal(generator.get_state(), seeded(baselines.SEED).get_state()), arguments))
 
-    def offsets_from(self, rolls):
-        return {"00": (rolls, self.normalised)}
+    def calibrate(self, rolls, fpr):
+        self.calibrated = rolls, fpr, self.smoothing, self.normalised
 
 
 def test_the_reading_that_is_the_best_on_development_rolls_is_taken(monkeypatch):
@@ -299,17 +301,16 @@ def test_the_reading_that_is_the_best_on_development_rolls_is_taken(monkeypatch)
     monkeypatch.setattr(baselines, "make", lambda name, arguments: Fake(arguments))
     monkeypatch.setattr(baselines, "readings", readings)
     given = {"train": ["train"], "calibration": ["calibration"], "development": ["development"]}
-    ways = [({"way": way}, {"varied": way == 1, "steps": 5}) for way in range(3)]
+    ways = [({"way": way}, {"augmented": way == 1, "steps": 5}) for way in range(3)]
     detector, row = baselines.tuned("VAE", ways, given)
     assert detector.arguments == {"way": 1} and detector.fits == [
         (["train"], True, {"steps": 5, "normal_augmentation": NormalAugmentation()})
     ]
     assert row["chosen"] == {
-        "way": 1, "varied": True, "steps": 5, "smoothing": 3, "normalised": False, "development_auroc": 0.9
+        "way": 1, "augmented": True, "steps": 5, "smoothing": 3, "normalised": False, "development_auroc": 0.9
     }  # fmt: skip
     assert len(row["tried"]) == 6 and row["chosen"] in row["tried"] and row["fit_seconds"] >= 0
-    assert detector.options == {"smoothing": 3, "normalised": False} and detector.normalised is False
-    assert detector.offsets == {"00": (["calibration"], False)}, "of calibration rolls, as the reading levels them"
+    assert detector.calibrated == (["calibration"], baselines.RATE, 3, False), "as the reading has it, on other rolls"
 
 
 def test_the_neighbours_costs(monkeypatch, capsys, tmp_path):

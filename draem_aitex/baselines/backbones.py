@@ -143,8 +143,8 @@ class Shallow(Backbone):
     def learn(self, sampler: CropSampler, generator: torch.Generator, steps: int, batch: int = 64) -> Tensor:
         """Train for some steps on crops; returns the loss of each, float32 `(steps,)`, on the network's device.
 
-        Before that the batch norms see a few batches: as they are made, most channels would be silent. sampler,
-        generator: on the CPU. The device is not waited for.
+        Before that the batch norms see a few batches: as they are made, most channels would be silent. Only there the
+        device is waited for. sampler, generator: on the CPU.
         """
         device = next(self.parameters()).device
         self.train()

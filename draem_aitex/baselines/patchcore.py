@@ -109,7 +109,7 @@ class PatchCore(Baseline):
         rolls: all of one height. generator: on the CPU, draws crops, positions, weights and the first vector kept.
         normal_augmentation: of the crops; None is no augmentation. Returns the detector itself, not calibrated. Raises
         `InputError` for no rolls, rolls of different height, fabric smaller than a crop of 128 px, and where memory
-        runs out. The device is not waited for.
+        runs out.
         """
         CropSampler(rolls, CROP, "cpu")  # refuses what no bank can be filled from, before weights are fetched
         self.banks = {}
