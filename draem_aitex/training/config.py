@@ -1,7 +1,6 @@
 """Configuration: everything that defines a training run; saved in its checkpoint, and needed to resume it."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ DROPS, DROP = (0.8, 0.9), 0.2  # parts of a run after which the published schedu
 # `PaperAugmenterConfig`), the augmentation of normal crops, gradients clipped to a norm of 1, bfloat16 where the device
 # computes in it, and the averaged weights (EMA) that are kept in place of the last ones. A crop as high as the roll
 # cannot show more rows than it has, hence the stretch of at most 1.
-RECIPES: Mapping[str, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {
     "compact": {},
     "paper": {
         "batch": 8, "crop": 256, "learning_rate": 1e-4, "weight_decay": 0.0, "schedule": "steps",
@@ -57,8 +56,9 @@ class TrainConfig:
         InputError: a value outside its range, or both or neither of `minutes` and `steps`.
 
     Example:
+        >>> from draem_aitex import TrainConfig
         >>> config = TrainConfig(steps=1000, batch=16)
-        >>> config.learning_rate_at(steps=50, progress=0.05)
+        >>> config.learning_rate_at(steps=50, progress=0.05)  # at the end of the warm-up
         0.002
     """
 

@@ -1,7 +1,5 @@
 """The loop: trainer steps until the budget is spent, a checkpoint at intervals; stoppable and resumable at any step."""
 
-import csv
-import io
 import signal
 import sys
 import threading
@@ -100,6 +98,7 @@ class _Run:
 
     def __init__(self, trainer, path, extra, on_log, log_every, save_seconds, writer):
         self.trainer, self.path, self.extra = trainer, path and Path(path), extra
+        self.log_path = self.path and self.path.with_suffix(".log.csv")
         self.on_log, self.log_every, self.save_seconds = on_log, log_every, save_seconds
         self.between_steps = True  # the state is whole: weights, averages and random state are of the same step
         self.saved = None
@@ -114,7 +113,7 @@ class _Run:
             raise InputError(f"{self.path}: its folder does not exist; make it first or choose another place")
         if distributed.rank() == 0:
             remove_leftovers(self.path)
-            remove_leftovers(_log_path(self.path))
+            remove_leftovers(self.log_path)
         if not self.path.exists():
             return False
         content, again = load_checkpoint(self.path, "draem"), "give another file (--out) and train anew"
@@ -149,16 +148,13 @@ class _Run:
             self.between_steps = False
             losses = trainer.step()
             self.between_steps = True
-            if (
-                started is None
-            ):  # the first step of a process compiles, loads libraries, takes memory: it is not counted
-                started = time.monotonic() - trainer.seconds
+            # The first step of a process compiles, loads libraries, takes memory: it is not counted.
+            started = started or time.monotonic() - trainer.seconds
             logs, due = trainer.steps % self.log_every == 0, False
             # Ranks must agree on the time, or their rates and their ends would differ; seldom, for it makes them wait.
             if distributed.count() == 1 or logs or trainer.steps & (trainer.steps - 1) == 0:
-                now = time.monotonic()
-                wait = max(self.save_seconds, self.cost / SAVE_SHARE)
-                due = now - saved > wait and self.writing.done()
+                now, pause = time.monotonic(), max(self.save_seconds, self.cost / SAVE_SHARE)
+                due = now - saved > pause and self.writing.done()
                 trainer.seconds, due = distributed.from_first((now - started, due))
             if logs or trainer.progress >= 1 or interrupted():
                 self._log(losses)
@@ -174,9 +170,9 @@ class _Run:
     def _log(self, losses):
         trainer = self.trainer
         trainer.check()
-        row = {"step": trainer.steps, "seconds": round(trainer.seconds, 2)}
-        row |= {"learning_rate": trainer.optimizer.param_groups[0]["lr"]}
-        trainer.log.append(row | {name: float(value) for name, value in losses.items()})
+        rate, losses = trainer.optimizer.param_groups[0]["lr"], {name: float(loss) for name, loss in losses.items()}
+        seconds = round(trainer.seconds, 2)
+        trainer.log.append({"step": trainer.steps, "seconds": seconds, "learning_rate": rate, **losses})
         if self.on_log is not None and distributed.rank() == 0:
             self.on_log(trainer)
 
@@ -194,12 +190,8 @@ class _Run:
 
     def _write(self, content, began):
         save_checkpoint(self.path, content)
-        write_log(content["log"], _log_path(self.path))
+        write_log(content["log"], self.log_path)
         self.cost = time.monotonic() - began
-
-
-def _log_path(path):
-    return path.with_suffix(".log.csv")
 
 
 def _progress_bar(trainer, quiet):
@@ -243,9 +235,6 @@ def _difference(name, found, wanted):
 
 
 def write_log(log: list[dict[str, float]], path: Path | str) -> None:
-    """Write the log as CSV, atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(log[0]) if log else ["step"])
-    writer.writeheader()
-    writer.writerows(log)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    """Write the log as CSV, atomically. It holds numbers alone, so that nothing needs quotes."""
+    lines = [",".join(row) for row in log[:1]] + [",".join(map(str, row.values())) for row in log]
+    write_whole(path, lambda file: file.write("\n".join([*lines, ""]).encode()))

@@ -67,8 +67,8 @@ class Trainer:
     ) -> None:
         self.config, self.device, self.compiled = config, pick_device(device), compiled
         self.ahead = ahead or (AHEAD if self.device.type == "cuda" else 1)
-        model = build_draem(config.preset, config.seed)
-        self.model: DRAEM = model.to(self.device, memory_format=torch.channels_last).train()
+        model = build_draem(config.preset, config.seed).to(self.device)
+        self.model: DRAEM = model.to(memory_format=torch.channels_last).train()
         # `swa_utils.AveragedModel` would ask a counter on the host at every step, for which a GPU would be waited for.
         self.average: DRAEM = copy.deepcopy(self.model).eval()
         self.moving_average = get_ema_multi_avg_fn(config.ema_decay)
