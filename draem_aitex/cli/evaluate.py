@@ -5,27 +5,18 @@ import math
 import sys
 from pathlib import Path
 
-from draem_aitex.cli.shared import (
-    Renamed,
-    add_checkpoint,
-    add_data,
-    check_writable,
-    lines_about,
-    open_data,
-    open_detector,
-    write_json,
-)
+from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data(parser)
-    add_checkpoint(parser)
+    shared.add_data(parser)
+    shared.add_checkpoint(parser)
     parser.add_argument("--part", choices=("test", "development"), default="test", help="which rolls (default: test)")
     parser.add_argument(
         "--fpr", type=float, metavar="RATE", help="another threshold, for this false-positive rate of normal patches"
     )
-    parser.add_argument("--false-alarm-rate", action=Renamed, dest="fpr", now="--fpr", nargs=None, type=float)
+    parser.add_argument("--false-alarm-rate", action=shared.Renamed, dest="fpr", now="--fpr", nargs=None, type=float)
     parser.add_argument("--mm-per-px", type=float, metavar="MM", help="resolution, for figures in mm and a metre")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--keep", action="store_true", help="keep the figures in the checkpoint, for info")
@@ -36,15 +27,15 @@ def run(options: argparse.Namespace) -> None:
     from draem_aitex.evaluation.evaluator import evaluate
     from draem_aitex.training.model_card import kept_figures
 
-    check_writable(options.json, ".json")
-    check_writable(options.report, ".html")
+    shared.check_writable(options.json, ".json")
+    shared.check_writable(options.report, ".html")
     if options.mm_per_px is not None and not 0 < options.mm_per_px < math.inf:
         raise InputError(f"--mm-per-px {options.mm_per_px:g}: expected millimetres above 0; leave it out if unknown")
     if options.keep and (options.bfloat16 or options.fpr is not None):
         raise InputError("--keep: with another threshold or sixteen bits; expected the checkpoint's own; leave one out")
-    detector = open_detector(options)
-    print("\n".join(lines_about(options, detector)))
-    data = open_data(options)
+    detector = shared.open_detector(options)
+    print("\n".join(shared.lines_about(options, detector)))
+    data = shared.open_data(options)
     trained_on = detector.about.get("source")
     if data.source != trained_on:
         if options.keep:
@@ -68,6 +59,6 @@ def run(options: argparse.Namespace) -> None:
         kept = {**detector.about.get("figures", {}), options.part: kept_figures(figures)}
         detector.about["figures"] = kept
         detector.save(options.checkpoint)
-    write_json(options.json, figures)
+    shared.write_json(options.json, figures)
     if options.report is not None:
         evaluation.to_html(options.report)

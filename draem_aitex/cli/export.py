@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from draem_aitex.cli.shared import check_writable, lines_about, open_detector
+from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
 
 
@@ -18,11 +18,11 @@ def run(options: argparse.Namespace) -> None:
     from draem_aitex.detectors import onnx
     from draem_aitex.detectors.draem import DraemDetector
 
-    check_writable(options.file, ".onnx")
-    detector = open_detector(options)
+    shared.check_writable(options.file, ".onnx")
+    detector = shared.open_detector(options)
     if not isinstance(detector, DraemDetector):
         raise InputError(f"{options.checkpoint}: holds {detector.name}; expected DRAEM, which alone has an ONNX form")
-    print("\n".join(lines_about(options, detector)), file=sys.stderr)
+    print("\n".join(shared.lines_about(options, detector)), file=sys.stderr)
     size = onnx.export(detector, options.file)
     fabrics = ", ".join(detector.offsets) or "none"
     threshold = detector.threshold.value if detector.threshold else None

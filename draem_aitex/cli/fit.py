@@ -6,15 +6,7 @@ A fit takes seconds to minutes and is not resumed: after an interruption the sam
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from draem_aitex.cli.shared import (
-    Renamed,
-    add_training,
-    announce_split,
-    check_writable,
-    open_data,
-    recorded,
-    threshold_line,
-)
+from draem_aitex.cli import shared
 
 if TYPE_CHECKING:
     from draem_aitex.detectors.base import Detector
@@ -41,27 +33,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     baselines = parser.add_subparsers(dest="detector", required=True, parser_class=type(parser))
     for name, what in (("vae", "a variational autoencoder"), ("patchcore", "a memory bank")):
         baseline = baselines.add_parser(name, help=what)
-        add_training(baseline)
+        shared.add_training(baseline)
         for option, settings in BASELINES[name].items():
             baseline.add_argument(f"--{option.replace('_', '-')}", **settings)
         raw = "compare scores of all fabrics as they are"
         baseline.add_argument("--no-normalisation", action="store_true", help=raw)
-        baseline.add_argument("--no-levels", action=Renamed, dest="no_normalisation", now="--no-normalisation")
+        baseline.add_argument("--no-levels", action=shared.Renamed, dest="no_normalisation", now="--no-normalisation")
 
 
 def run(options: argparse.Namespace) -> None:
     from draem_aitex import workflow
     from draem_aitex.training import checkpoint
 
-    check_writable(options.out)
+    shared.check_writable(options.out)
     if options.out.exists():  # what took long to make is not replaced by another kind of detector
         checkpoint.load_checkpoint(options.out, options.detector)
     detector, arguments = build_detector(options)
-    data = open_data(options)
-    announce_split(data)
-    workflow.fit(detector, data, options.seed, recorded(options), **arguments)
+    data = shared.open_data(options)
+    shared.announce_split(data)
+    workflow.fit(detector, data, options.seed, shared.recorded(options), **arguments)
     detector.save(options.out)
-    print(f"{options.out}:\n{detector}\n{threshold_line(detector)}")
+    print(f"{options.out}:\n{detector}\n{shared.threshold_line(detector)}")
 
 
 def build_detector(options: argparse.Namespace) -> tuple["Detector", dict[str, Any]]:
@@ -70,6 +62,7 @@ def build_detector(options: argparse.Namespace) -> tuple["Detector", dict[str, A
     from draem_aitex.workflow import DETECTORS
 
     own = {name: getattr(options, name) for name in BASELINES[options.detector] if name != "steps"}
-    detector = DETECTORS[options.detector](**own, device=options.device, normalised=not options.no_normalisation)
+    kind: Any = DETECTORS[options.detector]
+    detector = kind(**own, device=options.device, normalised=not options.no_normalisation)
     arguments = {"steps": options.steps} if options.detector == "vae" else {}
     return detector, {**arguments, "normal_augmentation": None if options.no_augmentation else NormalAugmentation()}

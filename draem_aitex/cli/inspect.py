@@ -9,16 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from draem_aitex.cli.shared import (
-    DEFECTIVE,
-    add_checkpoint,
-    check_writable,
-    lines_about,
-    open_detector,
-    write_array,
-    write_image,
-    write_json,
-)
+from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of images")
-    add_checkpoint(parser)
+    shared.add_checkpoint(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where maps and overlays go")
     parser.add_argument("--fabric", metavar="FF", help="the images' fabric, where their names do not say it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write score, verdict and regions of each image")
@@ -39,15 +30,15 @@ def run(options: argparse.Namespace) -> int:
 
     paths = find_images(options.images, options.out)
     if options.json is not None and options.json.parent != options.out:  # that folder may be new
-        check_writable(options.json, ".json", paths)
+        shared.check_writable(options.json, ".json", paths)
     rolls = [roll_of_file(path, options.fabric) for path in paths]
-    detector = open_detector(options)
+    detector = shared.open_detector(options)
     known = ", ".join(detector.offsets) or "none"
     if options.fabric is not None and not detector.is_calibrated(options.fabric):
         raise InputError(f"--fabric {options.fabric}: not calibrated; expected one of {known}, or leave it out")
     for path, (roll, _) in zip(paths, rolls, strict=True):
         detector.check(roll, str(path))
-    print("\n".join(lines_about(options, detector)), file=sys.stderr)
+    print("\n".join(shared.lines_about(options, detector)), file=sys.stderr)
     strangers = sum(not detector.is_calibrated(roll.fabric) for roll, _ in rolls)
     if strangers:
         print(
@@ -60,13 +51,13 @@ def run(options: argparse.Namespace) -> int:
     for path, (roll, notes) in zip(paths, rolls, strict=True):
         fabric = roll.fabric if detector.is_calibrated(roll.fabric) or detector.fabrics else ""
         result = detector.predict(roll, fabric=fabric)
-        write_array(options.out / f"{path.stem}.npy", result.map)
-        write_image(options.out / f"{path.stem}.png", result.overlay)
+        shared.write_array(options.out / f"{path.stem}.npy", result.map)
+        shared.write_image(options.out / f"{path.stem}.png", result.overlay)
         records.append(record(path, result, roll.fabric, notes))
         print_record(records[-1])
-    write_json(options.json, {"checkpoint": Path(options.checkpoint).name, "images": records})
+    shared.write_json(options.json, {"checkpoint": Path(options.checkpoint).name, "images": records})
     defective = any(found["verdict"] == "defective" for found in records)
-    return DEFECTIVE if options.fail_on_defect and defective else 0
+    return shared.DEFECTIVE if options.fail_on_defect and defective else 0
 
 
 def find_images(paths: list[Path], out: Path) -> list[Path]:

@@ -5,15 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from draem_aitex.cli.shared import (
-    INTERRUPTED,
-    add_training,
-    announce_split,
-    check_writable,
-    open_data,
-    recorded,
-    threshold_line,
-)
+from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_training(parser)
+    shared.add_training(parser)
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="training time (default: 8)")
     budget.add_argument("--steps", type=int)
@@ -53,25 +45,25 @@ def run(options: argparse.Namespace) -> int:
     from draem_aitex import workflow
     from draem_aitex.training import distributed
 
-    check_writable(options.out)
+    shared.check_writable(options.out)
     with distributed.joined(options.device) as device:
         if distributed.rank() > 0:
             sys.stdout = open(os.devnull, "w")
         # Process by process: the first one makes the simulated fabric, if need be.
-        config, data = distributed.in_turn(lambda: (train_config(options), open_data(options)))
-        announce_split(data)
+        config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
+        shared.announce_split(data)
         result = workflow.run(
             data, config, options.out, device, save_seconds=options.save_seconds, compiled=options.compile
         )
         if not result.finished:
             kept = f"{options.out} holds step {result.saved}" if result.saved else "nothing is saved yet"
             print(f"interrupted at step {result.steps}; {kept}; the same command goes on from there")
-            return INTERRUPTED
-        command = recorded(options, distributed.count())
+            return shared.INTERRUPTED
+        command = shared.recorded(options, distributed.count())
         detector = workflow.finish(data, config, result, options.out, device, command)
         print(f"trained {result.steps} steps on {device.type}: {options.out}")
         if distributed.rank() == 0:
-            print(threshold_line(detector))
+            print(shared.threshold_line(detector))
     return 0
 
 
@@ -90,9 +82,7 @@ def train_config(options: argparse.Namespace) -> "TrainConfig":
         given["normal_augmentation"] = None
     if options.augmenter == "paper":
         if options.textures is None or options.mix:
-            raise InputError(
-                "--augmenter paper: needs --textures DIR and takes no --mix; give the one, drop the other"
-            )
+            raise InputError("--augmenter paper: needs --textures DIR and takes no --mix; give the one, drop the other")
         given["augmenter"] = PaperAugmenterConfig(options.textures)
     elif options.mix:
         given["augmenter"] = AugmenterConfig(weights={**AugmenterConfig().weights, **_weights(options.mix)})

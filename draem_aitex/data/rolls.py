@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,9 @@ class Collection:
                 raise InputError(f"fabric {code}: not in {self.root}; expected some of {', '.join(known)}")
         if not codes:
             return self
-        parts = {part: tuple(r for r in getattr(self, part) if r.fabric in codes) for part in ("records", *PARTS)}
+        parts: dict[str, Any] = {
+            part: tuple(r for r in getattr(self, part) if r.fabric in codes) for part in ("records", *PARTS)
+        }
         return replace(self, fabrics=tuple(codes), **parts)
 
 

@@ -72,14 +72,16 @@ class Detector:
         raise NotImplementedError
 
     @classmethod
-    def from_content(cls, content: dict[str, Any], path: Path | str, device: str = "auto", **options: Any) -> Self:
+    def from_content(
+        cls, content: dict[str, Any], path: Path | str, device: str | torch.device = "auto", **options: Any
+    ) -> Self:
         """The detector of a checkpoint's content, not calibrated. path: of the file, for messages."""
         raise NotImplementedError
 
     # What they have in common
 
     @classmethod
-    def load(cls, path: Path | str, device: str = "auto", quiet: bool = False, **options: Any) -> Self:
+    def load(cls, path: Path | str, device: str | torch.device = "auto", quiet: bool = False, **options: Any) -> Self:
         """The detector of a checkpoint file, with its calibration; prints what it is, unless `quiet`.
 
         options: of the subclass. Raises `InputError` for a file that is no checkpoint or holds another detector.
@@ -88,7 +90,12 @@ class Detector:
 
     @classmethod
     def restored(
-        cls, content: dict[str, Any], path: Path | str, device: str = "auto", quiet: bool = False, **options: Any
+        cls,
+        content: dict[str, Any],
+        path: Path | str,
+        device: str | torch.device = "auto",
+        quiet: bool = False,
+        **options: Any,
     ) -> Self:
         """`load`, from a content that was read already."""
         detector = cls.from_content(content, path, device, **options)
@@ -220,8 +227,8 @@ class Detector:
 
         Example:
             >>> from draem_aitex import load_detector, load_simulated
-            >>> print(load_detector("compact_loom", quiet=True).predict(load_simulated().test[-1]).is_defective)
-            True
+            >>> load_detector("compact_loom", quiet=True).predict(load_simulated().test[-1]).map.shape
+            (256, 4096)
         """
         roll, notes = _as_roll(image, fabric, edges)
         self.check(roll)
@@ -295,5 +302,4 @@ def _as_roll(image: Any, fabric: str | None, edges: tuple[int, int] | None) -> t
         raise InputError(
             f"image: {type(image).__name__}; expected a path, a uint8 array (H, W) or a roll; read it with load_aitex"
         )
-    given = {"fabric": fabric, "edges": edges}
-    return replace(image, **{name: value for name, value in given.items() if value is not None}), []
+    return replace(image, fabric=image.fabric if fabric is None else fabric, edges=edges or image.edges), []

@@ -137,7 +137,7 @@ class DraemDetector(Detector):
             raise InputError(f"memory_mb: {memory_mb}; expected more than 0, such as {MEMORY_MB}")
         self.device = pick_device(device)
         self._networks = network_content(model)  # as they were trained, for `save`
-        folded = fold_batch_norm(model).to(self.device, memory_format=torch.channels_last)
+        folded = fold_batch_norm(model).to(memory_format=torch.channels_last).to(self.device)
         self.model = folded.to(torch.bfloat16) if bfloat16 else folded
         self.memory_mb = memory_mb
         # What a checkpoint says of its training; of networks from a loop of one's own nothing more is known.
@@ -151,7 +151,9 @@ class DraemDetector(Detector):
         return dict(self._networks)
 
     @classmethod
-    def from_content(cls, content: dict[str, Any], path: Path | str, device: str = "auto", **options: Any) -> Self:
+    def from_content(
+        cls, content: dict[str, Any], path: Path | str, device: str | torch.device = "auto", **options: Any
+    ) -> Self:
         """The detector of a checkpoint's content. options: `memory_mb` and `bfloat16`."""
         return cls(load_model(content, str(path)), device, **options)
 

@@ -130,7 +130,7 @@ def _traced(model: nn.Module) -> bytes:
         torch.onnx.export(
             model,
             example,
-            buffer,
+            buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
             input_names=["image", "fabric"],
