@@ -8,16 +8,19 @@ import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from draem_aitex.anomalies.paper_augmenter import PaperAugmenterConfig
 from draem_aitex.data import aitex
 from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
 from draem_aitex.model.losses import reconstruction_loss
 from draem_aitex.model.unet import NetworkConfig
-from draem_aitex.training import distributed, loop
+from draem_aitex.training import distributed, live, loop
 from draem_aitex.training.checkpoint import FORMAT, load_checkpoint, load_model, save_checkpoint
 from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.trainer import Trainer, precision
@@ -261,6 +264,21 @@ def test_networks_for_colour_train_on_grey_rolls(rolls):
     colour = NetworkConfig(channels=3, reconstructive=(4, 8), discriminative=(4, 8))
     result = loop.train_networks(rolls, config(preset=colour, steps=2), quiet=True)
     assert result.model(torch.rand(1, 3, 64, 64, generator=torch.Generator()))[0].shape == (1, 3, 64, 64)
+
+
+def test_the_published_augmenter_trains_and_resumes(rolls, tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "textures").mkdir()
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"textures/{number}.png"), generator.integers(0, 256, (80, 90), dtype=np.uint8))
+    published = config(augmenter=PaperAugmenterConfig(str(tmp_path / "textures")))
+    assert live.fixed_sample(rolls, published).corrupted[0], "half of the published crops are left alone, this one not"
+    whole = loop.train_networks(rolls, published, quiet=True)
+    path = tmp_path / "model.pt"
+    loop.train_networks(rolls, published, path, quiet=True, log_every=1, on_log=stop_at(2))
+    assert torch.equal(weights(whole), weights(loop.train_networks(rolls, published, path, quiet=True)))
+    with pytest.raises(InputError, match=r"another config \(augmenter\)"):
+        loop.train_networks(rolls, config(), path, quiet=True)
 
 
 @pytest.mark.parametrize("stop", [3, 4, 6])
