@@ -10,7 +10,10 @@ import nbformat
 import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
+from PIL import Image
 
+from draem_aitex import load_aitex
+from draem_aitex.data.images import read_image
 from draem_aitex.training import model_card
 from draem_aitex.training.checkpoint import load_checkpoint
 
@@ -21,13 +24,37 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_readme_snippet_runs():
-    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    assert len([line for line in snippet.splitlines() if line.strip()]) == 10
-    printed = subprocess.run(
-        [sys.executable, "-c", snippet], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout
-    assert re.search(r"\d+ px (hit|missed)", printed)
+def section(title):
+    """What README.md has under a heading."""
+    return (ROOT / "README.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_readme_snippet_needs_nothing_but_the_package(simulated, tmp_path):
+    """Isolated Python, in a folder with one JPEG in it; the training is cut short."""
+    snippet = re.search(r"```python\n(.*?)```", section("Use the library"), re.DOTALL)[1]
+    assert len([line for line in snippet.splitlines() if line.strip()]) < 10
+    assert re.findall(r"^(?:from|import) (\S+)", snippet, re.MULTILINE) == ["draem_aitex"]
+    Image.fromarray(read_image(load_aitex(simulated).test[-1].path)).save(tmp_path / "some.jpg")
+    assert "minutes=2" in snippet and "some.jpg" in snippet
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", snippet.replace("minutes=2", "steps=2")],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "(256, 4096)" in done.stdout and "patch AUROC" in done.stdout and "simulated fabric" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"some.jpg", "mine.pt"}
+
+
+def test_readme_names_every_module_and_no_other():
+    """A row a package; the modules stand before the colons. Of the command line, a module a command is enough."""
+    for row in re.findall(r"^\| `(\w+)`.*? \| (.*) \|$", section("How it is built"), re.MULTILINE):
+        package, modules = row
+        folder = ROOT / "draem_aitex" / ("" if package == "draem_aitex" else package)
+        named = re.findall(r"`(\w+)`", " ".join(part.split(":")[0] for part in modules.split("<br>")))
+        there = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("__")}
+        assert set(named) == (there if package != "cli" else {"main", "shared"}), package
+    packages = {path.parent.name for path in (ROOT / "draem_aitex").glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)`", section("How it is built"), re.MULTILINE)) == packages | {"draem_aitex"}
 
 
 def test_readme_links_lead_somewhere():
