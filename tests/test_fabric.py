@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from test_loom import weave
 
 from draem_aitex.data.fabric_edges import fabric_edges, find_selvedges
 from draem_aitex.data.rolls import load_rolls
@@ -10,13 +11,13 @@ from draem_aitex.simulation import loom
 @pytest.mark.parametrize("code", sorted(loom.FABRICS))
 def test_start_of_simulated_fabric(code):
     for seed in range(3):
-        roll = loom.simulate_roll_parts(code, generator=np.random.default_rng(seed))
+        roll = weave(code, seed=seed, width=loom.ROLL_WIDTH)
         start, end = fabric_edges(roll.image)
         assert abs(start - roll.start) <= 12 and end == roll.image.shape[1], (code, seed, start, roll.start)
 
 
 def test_backlight_at_the_right_is_found_too():
-    roll = loom.simulate_roll_parts("01", generator=np.random.default_rng(0))
+    roll = weave("01", width=loom.ROLL_WIDTH)
     start, end = fabric_edges(roll.image[:, ::-1])
     assert start == 0 and abs(end - (4096 - roll.start)) <= 32
 
@@ -94,7 +95,7 @@ def test_real_selvedges(real):
 @pytest.mark.parametrize("code", sorted(loom.FABRICS))
 def test_simulated_selvedges_are_found_as_wide_as_woven(code):
     for seed in range(3):
-        roll = loom.simulate_roll_parts(code, "019", generator=np.random.default_rng(seed))
+        roll = weave(code, "019", seed, loom.ROLL_WIDTH)
         (start, end), right = find_selvedges(roll.image, fabric_edges(roll.image))
         assert abs(end - roll.start - loom.FABRICS[code].selvedge) <= 8, (start, end, roll.start)
         assert right == (4096, 4096)

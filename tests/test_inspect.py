@@ -21,8 +21,8 @@ def inspect(*arguments):
 @pytest.fixture(scope="module")
 def cloth():
     """Simulated fabric without a defect, 128 x 256 pixels."""
-    parts = loom.simulate_roll_parts("01", generator=np.random.default_rng(0))
-    return np.ascontiguousarray(parts.image[:128, 1000:1256])
+    image, _ = loom.simulate_roll("01", generator=np.random.default_rng(0))
+    return np.ascontiguousarray(image[:128, 1000:1256])
 
 
 def save(path, image):

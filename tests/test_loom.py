@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from draem_aitex.data.images import read_image
 from draem_aitex.data.rolls import Record, read_mask
 from draem_aitex.errors import InputError
 from draem_aitex.simulation import loom, realism
+from draem_aitex.simulation.cloth import EDGE_WANDER, Cloth
 from draem_aitex.simulation.fabrics import WEAVES
 
 WIDTH = 1024
@@ -22,10 +24,13 @@ RECORDINGS = [(fabric, index) for fabric, made in loom.FABRICS.items() for index
 
 
 def weave(fabric, defect=None, seed=0, width=WIDTH, height=256, recording=None):
-    generator = np.random.default_rng(seed)
-    return loom.simulate_roll_parts(
-        fabric, defect, generator=generator, width=width, height=height, recording=recording
-    )
+    """A roll: `image`, `mask`, and `start`, its first fabric column, which only the loom knows."""
+    made = []
+    with mock.patch.object(loom, "Cloth", lambda *drawn: made.append(Cloth(*drawn)) or made[-1]):
+        image, mask = loom.simulate_roll(
+            fabric, defect, generator=np.random.default_rng(seed), width=width, height=height, recording=recording
+        )
+    return SimpleNamespace(image=image, mask=mask, start=made[0].start)
 
 
 @pytest.fixture
@@ -60,11 +65,11 @@ def test_generator_moves_on_and_the_global_state_does_not():
 @pytest.mark.parametrize(("defect", "fabric"), PAIRS)
 def test_mask_is_what_the_defect_changed(defect, fabric):
     for seed in range(2):
-        flawless, roll = weave(fabric, seed=seed), weave(fabric, defect, seed=seed)
-        assert roll.start == flawless.start
+        normal, roll = weave(fabric, seed=seed), weave(fabric, defect, seed=seed)
+        assert roll.start == normal.start
         assert 0 < roll.mask.sum() < 0.5 * roll.mask.size
         assert not roll.mask[:, : roll.start].any()
-        difference = np.abs(roll.image.astype(int) - flawless.image)
+        difference = np.abs(roll.image.astype(int) - normal.image)
         near = cv2.dilate(roll.mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
         assert difference[~near].max() <= loom.VISIBLE_CHANGE + 3  # noise grows with light
         assert difference[roll.mask].max() > 1.5 * loom.VISIBLE_CHANGE
@@ -129,16 +134,16 @@ def test_real_defects_have_the_stated_contrasts(real):
 
 
 def test_a_defect_moves_threads_and_not_only_tone():
-    flawless, slipped = weave("00", seed=4), weave("00", "010", seed=4)
+    normal, slipped = weave("00", seed=4), weave("00", "010", seed=4)
     changed = slipped.mask
-    means = [roll.image[changed].mean() for roll in (flawless, slipped)]
+    means = [roll.image[changed].mean() for roll in (normal, slipped)]
     assert abs(means[0] - means[1]) < 6  # the mean grey level stays
-    assert np.corrcoef(flawless.image[changed], slipped.image[changed])[0, 1] < 0.8
+    assert np.corrcoef(normal.image[changed], slipped.image[changed])[0, 1] < 0.8
 
 
 def assert_alike(found, stated):
-    """The promised likeness: mean and spread within 10 %, the two strongest peaks within 5 % and 3 dB."""
-    assert abs(found.mean / stated.mean - 1) < 0.10 and abs(found.spread / stated.spread - 1) < 0.10, found
+    """The promised likeness: mean and standard deviation within 10 %, the two strongest peaks within 5 % and 3 dB."""
+    assert abs(found.mean / stated.mean - 1) < 0.10 and abs(found.std / stated.std - 1) < 0.10, found
     for peak in stated.peaks[:2]:
         off, decibels = realism.counterpart(peak, found.peaks)
         assert off < 0.05 and abs(decibels) < 3, (peak, found.peaks)
@@ -150,7 +155,7 @@ def test_simulated_cloth_is_like_the_real_one(fabric, recording):
     cloths = [roll.image[:, roll.start + realism.BEHIND_EDGE :] for roll in rolls]
     found, stated = realism.weave_figures(cloths), realism.REAL_WEAVES[fabric][recording]
     assert_alike(found, stated)
-    # And the other way round: no strong wave that the real weave lacks. (Level bars are the lamp's.)
+    # And the other way round: no strong wave that the real weave lacks. (Horizontal bars are the lamp's.)
     for peak in [peak for peak in found.peaks if peak[1] > 0.006][:2]:
         off, decibels = realism.counterpart(peak, stated.peaks)
         assert off < 0.05 and abs(decibels) < 3, (peak, stated.peaks)
@@ -180,7 +185,7 @@ def test_weave_figures_of_known_waves():
     found = realism.weave_figures([cloth.astype(np.float32)] * 3, peaks=2)
     assert found.peaks[0][:2] == (-0.125, 0.25) and found.peaks[1][:2] == (0.0, 0.1875)
     assert abs(found.peaks[0][2] - found.peaks[1][2] - 20 * np.log10(3)) < 0.2
-    assert abs(found.mean - 100) < 0.2 and abs(found.spread - np.sqrt((30**2 + 10**2) / 2)) < 0.2
+    assert abs(found.mean - 100) < 0.2 and abs(found.std - np.sqrt((30**2 + 10**2) / 2)) < 0.2
     with pytest.raises(InputError):
         realism.weave_figures([cloth[:100]])
 
@@ -220,9 +225,9 @@ def test_fabric_starts_where_stated(fabric):
     assert low <= roll.start <= high
     cloth = roll.image[:, roll.start + made.selvedge :]
     assert abs(cloth.mean() - made.mean) < 0.12 * made.mean
-    assert 0.8 < cloth.std() / made.spread < 1.2
+    assert 0.8 < cloth.std() / made.std < 1.2
     assert (np.median(roll.image[:, roll.start + 3 :], axis=0) < 240).all()
-    left = roll.image[:, : roll.start - loom.EDGE_REACH]
+    left = roll.image[:, : roll.start - EDGE_WANDER]
     assert 70 < left.mean() < 110 if made.machine_bed else (left == 255).all()
 
 

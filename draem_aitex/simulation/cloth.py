@@ -5,17 +5,20 @@ on and where across; the weave says which is on top, its rounded height how much
 `Change` of thread coordinates, of threads present or of fibres on top, inside a window.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from draem_aitex.simulation.fabrics import LoomFabric
+
 ROLL_WIDTH, ROLL_HEIGHT = 4096, 256  # px, as in AITEX
 YARN_STEP = 4  # px between the samples along a yarn
 TILE_SAMPLES = 16  # samples a thread in the pattern of one weave repeat
 EDGE_WANDER = 12  # px; the edge never wanders further to the left
-BACKLIGHT_LEVEL = 300.0  # grey levels; saturated, so it is 255 whatever the noise
-SPEED_SPREAD = 0.012  # relative; how much the scan's speed differs from roll to roll
+BACKLIGHT = 300.0  # grey levels; saturated, so it is 255 whatever the noise
+SPEED_VARIATION = 0.012  # relative; how much the scan's speed differs from roll to roll
 
 
 @dataclass
@@ -23,26 +26,29 @@ class Change:
     """What a defect does inside `window`: arrays of the window's size, or 0."""
 
     window: tuple[slice, slice]
-    ends: object = 0.0  # shift across ends, threads
-    picks: object = 0.0  # shift across picks, threads
-    missing: object = 0.0  # 0–1, how much of the warp is gone
-    bare: object = 0.0  # 0–1, how much of the weft is gone
-    light: object = 0.0  # relative change of the light that comes back
-    fibres: object = 0.0  # 0–1, how much is covered by loose fibres
-    fibre_level: object = 0.0  # grey level of those fibres
+    ends: np.ndarray | float = 0.0  # shift across ends, threads
+    picks: np.ndarray | float = 0.0  # shift across picks, threads
+    missing: np.ndarray | float = 0.0  # 0–1, how much of the warp is gone
+    bare: np.ndarray | float = 0.0  # 0–1, how much of the weft is gone
+    light: np.ndarray | float = 0.0  # relative change of the light that comes back
+    fibres: np.ndarray | float = 0.0  # 0–1, how much is covered by loose fibres
+    fibre_grey: np.ndarray | float = 0.0  # grey level of those fibres
 
 
 class Cloth:
     """One roll's threads, light and surroundings: everything drawn but the defect and the sensor's noise."""
 
-    def __init__(self, fabric, draws, width, height, recording=None):
+    def __init__(
+        self, fabric: LoomFabric, draws: np.random.Generator, width: int, height: int, recording: int | None = None
+    ):
+        """width, height: px; recording: index in the fabric's recordings, drawn where None."""
         self.fabric, self.width, self.height = fabric, width, height
         drawn = int(draws.integers(len(fabric.recordings)))  # drawn in any case: the rest stays the same
         self.recording = fabric.recordings[drawn if recording is None else recording]
         scale = min(1.0, width / ROLL_WIDTH)
         self.start = round(int(draws.integers(*fabric.start)) * scale)
         self.cloth_start = self.start + fabric.selvedge
-        self.pick_pitch = self.recording.pick_pitch * draws.uniform(1 - SPEED_SPREAD, 1 + SPEED_SPREAD)
+        self.pick_pitch = self.recording.pick_pitch * draws.uniform(1 - SPEED_VARIATION, 1 + SPEED_VARIATION)
         self.end_pitch = fabric.end_pitch * draws.uniform(0.997, 1.003)
         # A slightly wandering edge; the cloth follows it and forgets it over some two hundred columns.
         down = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
@@ -56,26 +62,18 @@ class Cloth:
         self._light(draws, down)
         self.surroundings = self._surroundings(draws)
 
-    @property
-    def repeat(self):
-        """The larger side of one weave repeat, px."""
-        weave = self.fabric.weave
-        return max(self.pick_pitch * len(weave), self.end_pitch * len(weave[0]))
-
     def _lay_threads(self, draws):
         """Number of end and pick at every pixel; what follows the decimal point is the place across it."""
         fabric, height, width = self.fabric, self.height, self.width
         x = np.arange(width, dtype=np.float32)[None] - self.start
         y = np.arange(height, dtype=np.float32)[:, None]
         bow = (fabric.pick_slope + draws.uniform(-0.004, 0.004)) * x + 1.5 * noise(draws, (1, width), (1, 700))
-        self.ends = noise(draws, (height, width), (50, 9))
-        self.ends *= 0.05
+        self.ends = 0.05 * noise(draws, (height, width), (50, 9))
         self.ends += fabric.wander / self.end_pitch * noise(draws, (height, width), (150, 200))
         self.ends += (x + (fabric.selvedge_density - 1) * np.minimum(x, fabric.selvedge)) / self.end_pitch
         self.ends -= self.edge * np.exp(-np.maximum(x, 0) / 200) / self.end_pitch
         self.ends += (fabric.end_skew + draws.uniform(-0.004, 0.004)) / self.end_pitch * y
-        self.picks = noise(draws, (height, width), (7, 90))
-        self.picks *= 0.05
+        self.picks = 0.05 * noise(draws, (height, width), (7, 90))
         # The scan's speed is not quite even either: that moves whole rows.
         uneven = noise(draws, (height, 1), (60, 1)) + 0.25 * noise(draws, (height, 1), (16, 1))
         self.picks += fabric.wander / self.pick_pitch * uneven
@@ -92,19 +90,15 @@ class Cloth:
         across = np.linspace(-1, 1, width, dtype=np.float32)
         slope, bowl = fabric.falloff
         light = 1 + slope / 2 * across + bowl * (across**2 - 1 / 3) + draws.uniform(-0.02, 0.02) * down
-        frequency, spread = self.recording.flicker
-        frequency *= 1 + spread * draws.uniform(-1, 1)
+        frequency, variation = self.recording.flicker
+        frequency = frequency * (1 + variation * draws.uniform(-1, 1))
         phase = 2 * np.pi * (frequency * np.arange(height)[:, None] + draws.random())
         bars = np.sin(phase + 0.5 * noise(draws, (height, 1), (100, 1))) + 0.35 * noise(draws, (height, 1), (3, 1))
         light = light * (1 + fabric.flicker * bars.astype(np.float32))
-        mottle = noise(draws, (height, width), (2, 2))
-        mottle += 0.4 * noise(draws, (height, width), (9, 12))
-        mottle *= fabric.mottle
-        mottle += 1
-        mottle *= light
-        self.light = mottle
+        mottle = noise(draws, (height, width), (2, 2)) + 0.4 * noise(draws, (height, width), (9, 12))
+        self.light = (1 + fabric.mottle * mottle) * light
 
-    def threads(self, change):
+    def threads(self, change: Change) -> np.ndarray:
         """Grey levels of the threads in the change's window, change applied, before the lens: float32."""
         rows, columns = change.window
         ends = self.ends[rows, columns] + np.float32(change.ends)
@@ -126,7 +120,7 @@ class Cloth:
         grey *= self.light[rows, columns] * self._bands(columns)
         grey *= 1 + change.light
         if np.any(change.fibres):
-            grey += change.fibres * (change.fibre_level - grey)
+            grey += change.fibres * (change.fibre_grey - grey)
         return grey
 
     def _seen(self, which, place, columns):
@@ -149,14 +143,14 @@ class Cloth:
         """What is left of the fabric: grey levels `(height, start)`."""
         shape = (self.height, self.start)
         if not self.fabric.machine_bed:
-            return np.full(shape, BACKLIGHT_LEVEL, np.float32)
+            return np.full(shape, BACKLIGHT, np.float32)
         bed = 90 + 7 * noise(draws, shape, (3, 120)) + 6 * noise(draws, shape, (40, 30))
         bed += 3 * noise(draws, shape, (2, 2))
         bed[:, -14:-6] = 42 + 4 * noise(draws, (self.height, 8), (12, 8))
-        bed[:, -6:] = BACKLIGHT_LEVEL
+        bed[:, -6:] = BACKLIGHT
         return bed
 
-    def photograph(self, threads):
+    def photograph(self, threads: np.ndarray) -> np.ndarray:
         """Put the threads before their background and soften both with the lens: float32 `(H, W)`."""
         x = np.arange(self.width, dtype=np.float32) - self.start
         left = slice(0, self.start)
@@ -167,10 +161,7 @@ class Cloth:
 
 
 def _squeeze(place, thickness):
-    place -= 0.5
-    place *= 1 - thickness
-    place += 0.5
-    return np.clip(place, 0, 1, out=place)
+    return np.clip((place - 0.5) * (1 - thickness) + 0.5, 0, 1)
 
 
 def _look_up(tile, end, across, pick, along):
@@ -249,7 +240,7 @@ def _yarn(draws, count, length, irregularity):
     return np.clip(irregularity * yarn, -0.4, 0.6)
 
 
-def noise(draws, shape, cell):
-    """Smooth noise of about unit spread, one draw for about `cell` px (rows, columns): float32 `shape`."""
+def noise(draws: np.random.Generator, shape: Sequence[int], cell: tuple[int, int]) -> np.ndarray:
+    """Smooth noise of about unit standard deviation, one draw for about `cell` px (rows, columns): float32 `shape`."""
     grid = [-(-size // step) + (step > 1) for size, step in zip(shape, cell, strict=True)]
     return cv2.resize(draws.standard_normal(grid, np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)

@@ -1,8 +1,8 @@
 """The loom's twelve defects: each is a change of threads, with the sizes and contrasts of the real ones.
 
 A maker takes a cloth and a `numpy.random.Generator` and returns the `Change`; the mask is what that changes in the
-noise-free picture. Sizes scatter log-normally about the medians of AITEX's masks, contrasts within what
-`likeness.defect_contrast` gives on the real rolls.
+noise-free image. Sizes scatter log-normally about the medians of AITEX's masks, contrasts within what
+`realism.defect_contrast` gives on the real rolls.
 """
 
 import cv2
@@ -25,10 +25,10 @@ def _depth(cloth, draws, code, share):
     """Grey levels, signed, that give a contrast within the real range where a mask is changed in `share` of it."""
     low, high = REAL_CONTRASTS[code]
     margin = 0.15 * (high - low)
-    return draws.uniform(low + margin, high - margin) * cloth.fabric.spread / share
+    return draws.uniform(low + margin, high - margin) * cloth.fabric.std / share
 
 
-def _level(cloth, depth):
+def _grey(cloth, depth):
     return float(np.clip(cloth.fabric.mean + depth, 10, 250))
 
 
@@ -57,10 +57,10 @@ def _grid(window):
     return down[:, None], np.arange(width, dtype=np.float32)[None] - (width - 1) / 2
 
 
-def _upright(cloth, draws, length, reach, wander):
+def _upright(cloth, draws, length, half, wander):
     """A path down the cloth: its window, every pixel's distance along x (px), every row's place in -1…1."""
     length = min(round(length), cloth.height)
-    window = _somewhere(cloth, draws, length, 2 * (int(reach + 2.5 * wander) + 4))
+    window = _somewhere(cloth, draws, length, 2 * (int(half + 2.5 * wander) + 4))
     path = np.clip(noise(draws, (length, 1), (48, 1)), -2, 2) * wander
     path = path + draws.uniform(-0.5, 0.5) * wander * np.linspace(-1, 1, length)[:, None]
     _, across = _grid(window)
@@ -103,10 +103,9 @@ def _ball(cloth, draws, code, *, share, spots=1, push=0.25, rim=2.8):
     fibres = np.zeros([part.stop - part.start for part in window], np.float32)
     for spot in range(spots):
         left = int(draws.integers(0, fibres.shape[1] - size + 1))
-        fibres[spot * size : spot * size + size, left : left + size] = _tangle(draws, size, diameter)[
-            : max(0, fibres.shape[0] - spot * size)
-        ]
-    return Change(window, picks=push * fibres, fibres=0.9 * fibres, fibre_level=_level(cloth, depth))
+        part = fibres[spot * size : spot * size + size, left : left + size]
+        part[:] = _tangle(draws, size, diameter)[: len(part)]
+    return Change(window, picks=push * fibres, fibres=0.9 * fibres, fibre_grey=_grey(cloth, depth))
 
 
 def _broken_end(cloth, draws):
@@ -132,9 +131,9 @@ def _broken_yarn(cloth, draws):
     distance = distance - bend * np.clip(down - 0.5, 0, 1) ** 2 * 4 + bend / 3
     thick = half * (1 + 0.35 * np.clip(noise(draws, (len(down), 1), (16, 1)), -2, 2))
     fibres = 0.9 * _plateau(distance / thick) * _plateau(down**6)
-    level = _level(cloth, _depth(cloth, draws, "006", 0.6))
+    grey = _grey(cloth, _depth(cloth, draws, "006", 0.6))
     strands = 1 + 0.12 * noise(draws, fibres.shape, (9, 2))
-    return Change(window, fibres=fibres, fibre_level=level * strands)
+    return Change(window, fibres=fibres, fibre_grey=grey * strands)
 
 
 def _broken_pick(cloth, draws):
@@ -146,11 +145,10 @@ def _broken_pick(cloth, draws):
     length = int(np.clip(_area(draws, "010") / (0.55 * fade + 1), 40, 0.9 * room))
     wander = draws.uniform(2, 7)
     # Most begin at the selvedge: there the pick was not caught.
-    at_edge = draws.random() < 0.7
-    left = cloth.cloth_start + (0 if at_edge else int(draws.integers(0, room - length + 1)))
-    reach = min(int(2 * wander + fade) + 6, cloth.height // 2 - 1)
-    centre = int(draws.integers(reach, cloth.height - reach))
-    rows = slice(centre - reach, centre + reach)
+    left = cloth.cloth_start + (0 if draws.random() < 0.7 else int(draws.integers(0, room - length + 1)))
+    margin = min(int(2 * wander + fade) + 6, cloth.height // 2 - 1)
+    centre = int(draws.integers(margin, cloth.height - margin))
+    rows = slice(centre - margin, centre + margin)
     path = np.clip(noise(draws, (1, length), (1, 300)), -2, 2) * wander
     below = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - centre - path
     onset = np.clip(below / 0.8 + 0.5, 0, 1)
@@ -165,15 +163,14 @@ def _weft_curling(cloth, draws):
     thickness = draws.uniform(2.2, 3.2)
     length = float(np.clip(_area(draws, "016") / (thickness + 2), 30, 280))
     slant = np.deg2rad(draws.uniform(15, 75)) * draws.choice((-1, 1))
-    curl = draws.uniform(-0.9, 0.9)
-    angle = slant + curl * np.linspace(-0.5, 0.5, 60)
+    angle = slant + draws.uniform(-0.9, 0.9) * np.linspace(-0.5, 0.5, 60)
     points = np.cumsum(np.stack([np.cos(angle), np.sin(angle)], -1) * length / 60, axis=0)
     points += 6 - points.min(axis=0)
     width, height = np.ceil(points.max(axis=0) + 6)
     window = _somewhere(cloth, draws, height, width)
     cover = _stroke([part.stop - part.start for part in window], points, thickness)
     cover = 0.85 * cv2.GaussianBlur(cover, (0, 0), 0.5)
-    return Change(window, fibres=cover, fibre_level=_level(cloth, _depth(cloth, draws, "016", 0.55)))
+    return Change(window, fibres=cover, fibre_grey=_grey(cloth, _depth(cloth, draws, "016", 0.55)))
 
 
 def _fuzzyball(cloth, draws):
@@ -186,10 +183,10 @@ def _cut_selvage(cloth, draws):
     half = draws.uniform(1.8, 3)
     length = int(np.clip(_area(draws, "022") / (2 * half), 16, min(160, cloth.width - cloth.cloth_start)))
     knot = draws.uniform(2.5, 4.5)
-    reach = int(half + 2 * knot) + 8
-    centre = int(draws.integers(reach, cloth.height - reach))
+    margin = int(half + 2 * knot) + 8
+    centre = int(draws.integers(margin, cloth.height - margin))
     left = cloth.start + int(cloth.fabric.selvedge * draws.uniform(0.6, 1.0))
-    window = (slice(centre - reach, centre + reach), slice(left, left + length))
+    window = (slice(centre - margin, centre + margin), slice(left, left + length))
     down, _ = _grid(window)
     fall = draws.uniform(-0.06, 0.06) * np.arange(length)[None] + noise(draws, (1, length), (1, 40))
     below = down - np.clip(fall, -knot, knot).astype(np.float32)
