@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -77,13 +78,18 @@ def run_speed(parser, measure):
                 raise InputError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
         check_writable(options.record)
         result = measure(options)
-        if options.record is not None:
-            write(options.record, {**circumstances("python " + " ".join(sys.argv), options.device), **result})
+        keep(options, result)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(result))
     return 0
+
+
+def keep(options, result):
+    """Write a result with its circumstances to the record, if one is wanted."""
+    if options.record is not None:
+        write(options.record, {**circumstances("python " + shlex.join(sys.argv), options.device), **result})
 
 
 def block_of_steps(trainer):

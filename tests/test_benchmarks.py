@@ -1,6 +1,9 @@
 """The benchmarks: what they measure is theirs to say; that they run, resume, refuse and end in JSON is tested here."""
 
 import json
+import os
+import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -14,9 +17,9 @@ from draem_aitex.anomalies.kinds import KINDS
 from draem_aitex.baselines.backbones import NAMES
 from draem_aitex.data import aitex, patcher
 from draem_aitex.data.rolls import load_rolls
-from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.evaluation import metrics
 from draem_aitex.model.draem import build_draem
+from draem_aitex.training.checkpoint import load_checkpoint, load_model
 from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.sampler import NormalAugmentation
 from draem_aitex.training.trainer import Trainer
@@ -28,8 +31,17 @@ import baselines  # noqa: E402
 import gpu  # noqa: E402
 import inference  # noqa: E402
 import neighbours  # noqa: E402
+import record  # noqa: E402
 import scores  # noqa: E402
 import training  # noqa: E402
+
+KEYS = {  # of the last line, on which others depend
+    "augmenter": "crops_per_s pixels_per_s batch share_of_a_training_step perlin_pixels_per_s peer_perlin_pixels_per_s "
+    "pixels_per_s_ratio",
+    "training": "preset batch crop pixels_per_s peer_pixels_per_s pixels_per_s_ratio network_share losses_share "
+    "augmenter_share",
+    "inference": "rolls_per_s peer_rolls_per_s rolls_per_s_ratio peak_memory_mb rolls_per_s_float32",
+}
 
 
 def run(monkeypatch, capsys, module, *arguments):
@@ -42,12 +54,12 @@ def run(monkeypatch, capsys, module, *arguments):
 def test_the_ablation_resumes_and_refuses_other_protocols(monkeypatch, capsys, small_set, tmp_path):
     trained = []
 
-    def train(rolls, config, quiet):
+    def train_networks(rolls, config, quiet):
         trained.append((sorted(config.augmenter.weights), config.seed, config.minutes))
         return SimpleNamespace(model=None, steps=7, finished=True)
 
     figures = ("all_auroc", "all_recall_at_1%", "small_recall_at_1%", "broken_pick_recall_at_1%", "broken_pick_auroc")
-    monkeypatch.setattr(ablation, "train", train)
+    monkeypatch.setattr(ablation, "train_networks", train_networks)
     monkeypatch.setattr(ablation, "judge", lambda *_: dict.fromkeys(figures, 0.5))
     record = tmp_path / "record.json"
     data = ("--data", small_set, "--record", record)
@@ -75,11 +87,13 @@ def test_the_ablations_figures(small_set, checkpoint):
     records = aitex.load_aitex(small_set).records
     normal = load_rolls([record for record in records if record.is_normal])
     defective = load_rolls([record for record in records if not record.is_normal])
-    figures = ablation.judge(DraemDetector.load(checkpoint)[0].model, normal * 2, defective)  # 1 % takes 99 patches
+    figures = ablation.judge(
+        load_model(load_checkpoint(checkpoint), "model.pt"), normal * 2, defective
+    )  # 1 % takes 99 patches
     sums = np.concatenate([ablation.patch_sums(roll.mask, roll.edges) for roll in defective])
     hit = np.concatenate([patcher.patch_maxima(roll.mask, roll.edges) for roll in defective])
     assert np.array_equal(sums > 0, hit)
-    assert figures["all_patches"] == hit.sum() and figures["flawless_patches"] == (~hit).sum()
+    assert figures["all_patches"] == hit.sum() and figures["normal_patches"] == (~hit).sum()
     assert figures["small_patches"] == ((sums > 0) & (sums < 100)).sum()
     assert 0 <= figures["all_auroc"] <= 1 and 0 <= figures["all_recall_at_1%"] <= figures["all_recall_at_5%"] <= 1
 
@@ -92,7 +106,8 @@ def test_the_augmenters_speed(monkeypatch, capsys, tmp_path):
     arguments = ("--batch", 2, "--runs", 1, "--peer", tmp_path, "--record", record)
     status, lines, _ = run(monkeypatch, capsys, augmenter, *arguments)
     result = json.loads(lines[-1])
-    assert status == 0 and result["pixels_per_s"] == pytest.approx(result["crops_per_s"] * 128**2)
+    assert status == 0 and list(result) == KEYS["augmenter"].split()
+    assert result["pixels_per_s"] == pytest.approx(result["crops_per_s"] * 128**2)
     ratio = result["pixels_per_s"] / result["peer_perlin_pixels_per_s"]
     assert result["pixels_per_s_ratio"] == pytest.approx(ratio) and 0 < result["share_of_a_training_step"] < 1
     written = json.loads(record.read_text())
@@ -123,7 +138,7 @@ def test_the_trainings_speed_and_shares(monkeypatch, capsys, tmp_path):
         monkeypatch, capsys, training, "--runs", 2, "--peer-runs", 1, "--peer", tmp_path, "--record", record
     )
     result = json.loads(lines[-1])
-    assert status == 0 and result["preset"] == "compact"
+    assert status == 0 and result["preset"] == "compact" and list(result) == KEYS["training"].split()
     ratio = result["pixels_per_s"] / result["peer_pixels_per_s"]
     assert result["pixels_per_s_ratio"] == pytest.approx(ratio)
     shares = [result[f"{name}_share"] for name in ("network", "losses", "augmenter")]
@@ -131,17 +146,21 @@ def test_the_trainings_speed_and_shares(monkeypatch, capsys, tmp_path):
     assert json.loads(record.read_text())["command"].startswith("python benchmarks/training.py")
 
 
-def test_a_step_in_pieces_is_the_step(small_set):
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_a_step_in_pieces_is_the_step(small_set, ahead):
+    """Also where the crops of several steps are drawn together, as on CUDA."""
     rolls = load_rolls(aitex.load_aitex(small_set).train)
     config = TrainConfig(steps=10, batch=4, crop=64, precision="float32")
-    whole, cut = Trainer(rolls, config), Trainer(rolls, config)
+    whole, cut = (Trainer(rolls, config, "cpu", ahead=ahead) for _ in range(2))
     pieces = training.Pieces(cut, cut.device)
     for _ in range(2):
-        whole.step()
-        pieces.step()
+        record.block_of_steps(whole)()
+        pieces.steps()
     for ours, theirs in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
-    assert cut.steps == 2 and all(len(taken) == 2 for taken in pieces.times.values())
+    assert whole.steps == cut.steps == 2 * ahead
+    assert all(len(taken) == 2 * ahead for taken in pieces.times.values())
+    assert sum(pieces.shares(runs=1).values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +195,72 @@ def test_the_gpus_benchmark_runs_on_a_cpu(monkeypatch, capsys, tmp_path):
     assert result["patches_per_s_ratio"] == pytest.approx(ratio)
     share = result["compact_tflops"] / result["peak_tflops"]
     assert result["compact_share_of_peak"] == pytest.approx(share) and result["rolls_per_s"] > 0
+    assert all(result[f"{name}_memory_mb"] > 0 for name in ("paper", "peer", "compact", "rolls"))
+
+
+GPU_SH = ROOT / "benchmarks" / "gpu.sh"
+
+
+def gpu_sh(*arguments):
+    environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        ["bash", GPU_SH, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd="/"
+    )
+
+
+def test_all_that_takes_a_gpu_takes_eight_minutes_at_most():
+    assert subprocess.run(["bash", "-n", GPU_SH]).returncode == 0
+    on_cuda = GPU_SH.read_text().split("else\n")[-1]
+    limits = re.findall(r"^    (?:part|benchmark) (\w+) (\d+)", on_cuda, re.MULTILINE)
+    assert [name for name, _ in limits] == ["fabric", "tests", "gpu", "training", "inference", "augmenter"]
+    assert sum(int(limit) + 5 for _, limit in limits) <= 470, "ten seconds are for what stands between them"
+
+
+def test_without_a_gpu_all_that_takes_one_is_named(tmp_path):
+    done = gpu_sh(tmp_path / "records")
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0 and summary == json.loads((tmp_path / "records" / "summary.json").read_text())
+    assert set(summary["missing"]) == {"tests", "gpu", "training", "inference", "augmenter"} == set(summary["parts"])
+    assert summary["card"] == "none" and "skipped: no CUDA device here" in done.stdout
+
+
+def test_all_that_takes_a_gpu_tried_out_on_a_cpu(tmp_path):
+    """One part fails, for its peer has no Perlin noise: it is named, and the others' records are there."""
+    (tmp_path / "model_unet.py").write_text(PEER_NETWORKS)
+    done = gpu_sh(tmp_path / "records", "--on-cpu", "--peer", tmp_path)
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 1 and set(summary["missing"]) == {"tests", "augmenter"}
+    assert "perlin.py: no such file" in summary["missing"]["augmenter"]
+    for name in ("gpu", "training", "inference"):
+        assert summary["parts"][name]["status"] == "done"
+        assert json.loads((tmp_path / "records" / f"{name}.json").read_text())["machine"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no folder given"),
+        (("records", "--peer", "/nowhere"), "/nowhere: no such folder"),
+        (("records", "--fast"), "--fast: unknown option"),
+    ],
+)
+def test_what_takes_a_gpu_refuses_bad_input(arguments, message):
+    done = gpu_sh(*arguments)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_gpus_record_names_what_failed(monkeypatch, capsys, tmp_path):
+    """Too little memory for one part costs the others nothing."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(gpu, "published", full)
+    monkeypatch.setattr(gpu, "utilisation", full)
+    status, lines, _ = run(monkeypatch, capsys, gpu, "--on-cpu", "--runs", 1, "--rolls", 1)
+    result = json.loads(lines[-1])
+    assert status == 0 and result["rolls_per_s"] > 0 and "memory is too small" in "".join(lines)
+    assert result["missing"] == [name for name in gpu.FIGURES if not name.startswith("rolls_")]
 
 
 def test_the_scores_table_on_a_small_set(monkeypatch, capsys, small_set, checkpoint, tmp_path):
@@ -214,6 +299,7 @@ def test_inferences_speed(monkeypatch, capsys, tmp_path):
     status, lines, _ = run(monkeypatch, capsys, inference, "--runs", 1, "--peer-runs", 1, "--peer", tmp_path)
     result = json.loads(lines[-1])
     assert status == 0 and 100 < result["peak_memory_mb"]
+    assert [key for key in result if key != "rolls_per_s_bfloat16"] == KEYS["inference"].split()
     ratio = result["rolls_per_s"] / result["peer_rolls_per_s"]
     assert result["rolls_per_s_ratio"] == pytest.approx(ratio) and result["rolls_per_s_float32"] > 0
 
