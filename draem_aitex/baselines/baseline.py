@@ -73,7 +73,9 @@ class Baseline(Detector):
         return {"detector": self.kind, "what": self.what, "options": self.options, "state": self._state()}
 
     @classmethod
-    def from_content(cls, content: dict[str, Any], path: Path | str, device: str = "auto", **options: Any) -> Self:
+    def from_content(
+        cls, content: dict[str, Any], path: Path | str, device: str | torch.device = "auto", **options: Any
+    ) -> Self:
         """The detector of a checkpoint's content, not calibrated; `InputError` where its parts do not fit together.
 
         path: of the file, for messages. options: of the constructor, those that a checkpoint does not keep.

@@ -112,7 +112,7 @@ class PatchCore(Baseline):
         runs out.
         """
         CropSampler(rolls, CROP, "cpu")  # refuses what no bank can be filled from, before weights are fetched
-        self.banks = {}
+        self.banks, banks = {}, {}
         with self._fitting(generator, "bank_size, pool_size: give smaller ones, or device='cpu'"):
             self.network = build_backbone(self.backbone, generator, self.pretrained).to(self.device)
             if isinstance(self.network, Shallow):
@@ -121,7 +121,8 @@ class PatchCore(Baseline):
             crop = CROP // self.network.multiple * self.network.multiple
             for fabric in sorted({roll.fabric for roll in rolls}) if self.per_fabric else [EVERY]:
                 own = [roll for roll in rolls if fabric in (EVERY, roll.fabric)]
-                self.banks[fabric] = self._filled(CropSampler(own, crop, "cpu", normal_augmentation), generator)
+                banks[fabric] = self._filled(CropSampler(own, crop, "cpu", normal_augmentation), generator)
+        self.banks = banks
         return self
 
     @torch.inference_mode()
@@ -161,11 +162,11 @@ class PatchCore(Baseline):
         margin = self.network.margin + self.neighbourhood // 2 * stride
         rows = tiles(pixels.shape[2], int(TILE**0.5), margin, multiple)
         columns = tiles(pixels.shape[3], TILE // (rows[0][0][1] - rows[0][0][0]), margin, multiple)
-        for ((top, bottom), own_rows), ((left, right), own_columns) in product(rows, columns):
+        for ((top, bottom), valid_rows), ((left, right), valid_columns) in product(rows, columns):
             field = self._embedded(pixels[..., top:bottom, left:right])[0]
-            field = field[:, _positions(own_rows, stride, top), _positions(own_columns, stride, left)]
+            field = field[:, _positions(valid_rows, stride, top), _positions(valid_columns, stride, left)]
             found = search((field.flatten(1).T - bank.mean) / bank.deviation).view(field.shape[1:])
-            distances[_positions(own_rows, stride), _positions(own_columns, stride)] = found
+            distances[_positions(valid_rows, stride), _positions(valid_columns, stride)] = found
         distances = F.interpolate(distances[None, None], scale_factor=stride, mode="bilinear", align_corners=False)
         return distances[..., :height, :width], bank.radius
 
