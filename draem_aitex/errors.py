@@ -1,5 +1,10 @@
 """The one error a caller is meant to read: bad input, said in one line."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
 
 class InputError(ValueError):
     """Bad input: names the file or argument, what was found, what was expected and what to do.
@@ -8,13 +13,13 @@ class InputError(ValueError):
     """
 
 
-def one_line(error, longest=200):
+def one_line(error: BaseException, longest: int = 200) -> str:
     """What another library's error says, on one line of at most `longest` characters."""
     return " ".join(str(error).split())[:longest]
 
 
-def check_unit(values, name):
-    """Raise `InputError` for values outside [0, 1] or not a number. On CUDA this waits for the device."""
+def check_unit(values: "torch.Tensor", name: str) -> None:
+    """Raise `InputError` for values of any shape outside [0, 1] or not a number. On CUDA this waits for the device."""
     low, high = (float(bound) for bound in values.aminmax())
     if not (low >= 0 and high <= 1):
-        raise InputError(f"{name}: values from {low:g} to {high:g}; expected 0 to 1; divide 8-bit pictures by 255")
+        raise InputError(f"{name}: values from {low:g} to {high:g}; expected 0 to 1; divide 8-bit images by 255")

@@ -2,12 +2,16 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from draem_aitex.errors import InputError, one_line
 
+FilePath = Path | str
 
-def write_whole(path, write):
+
+def write_whole(path: FilePath, write: Callable[[BinaryIO], object]) -> None:
     """Write a file atomically: what was there stays until the new one is whole and on the disk.
 
     write: is called with a binary file. Raises `InputError` where the folder is missing or the disk is full.
@@ -26,14 +30,14 @@ def write_whole(path, write):
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(path):
+def remove_leftovers(path: FilePath) -> None:
     """Remove what processes that were killed while they wrote `path` have left beside it."""
     path = Path(path)
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         left.unlink(missing_ok=True)
 
 
-def sha256(path):
+def sha256(path: FilePath) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -80,7 +80,7 @@ def test_two_masks_of_a_roll_are_joined(folder):
         "0094_027_05.png: 3796 x 256",
         "0100_025_08.png: no mask",
         "0106_010_03.png: its mask is empty",
-        "0107_010_03: has a mask but no picture",
+        "0107_010_03: has a mask but no image",
         "1 files carry an alpha channel; ignored: 0003_019_01.png",
         "1 of 5 masks have grey edges",
         "Mask_images/notes.txt: not a PNG",
@@ -148,7 +148,7 @@ def test_no_aitex_folder(tmp_path, make, capsys):
 
 def test_mask_of_another_size(folder):
     write(folder / "Mask_images/0003_019_01_mask.png", np.zeros((256, 4000), np.uint8))
-    with pytest.raises(InputError, match="0003_019_01_mask.png: mask of 4000 x 256 pixels for a picture of 4096 x 256"):
+    with pytest.raises(InputError, match="0003_019_01_mask.png: mask of 4000 x 256 pixels for an image of 4096 x 256"):
         rolls.read_mask(by_name(aitex.load_aitex(folder))["0003_019_01"])
 
 

@@ -7,8 +7,10 @@ and masks named `nnnn_ddd_ff_mask.png`.
 
 import csv
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +36,8 @@ DEFECTS = {
 }
 
 
-def defect_name(code):
-    """A defect code in words, "unknown defect" for one that AITEX does not have; what is no code stands for itself."""
+def defect_name(code: str) -> str:
+    """A defect code in words, "unknown defect" for one that AITEX does not have; other words stay as they are."""
     return DEFECTS.get(code, "unknown defect" if code.isdigit() else code)
 
 
@@ -62,18 +64,30 @@ ROLL_HEIGHT, ROLL_WIDTH = 256, 4096  # pixels
 _MASK_NAME = re.compile(r"(\d{4}_\d{2,3}_\d{2})_mask\d?")
 
 
-def load_aitex(root):
+def load_aitex(root: Path | str) -> Collection:
     """Read the names in an AITEX folder, real or simulated, pair the masks, and split the rolls (`split_records`).
 
     Accepts the official layout and the common copies (`NODefect_images`, `NoDefect_images`, `NoDefect`, with or
     without a folder per fabric). A part of the data set is fine.
 
-    Returns a `Collection`. Raises `InputError` where `root` is no folder or holds no roll with an AITEX name.
+    Args:
+        root: The folder that holds `NODefect_images`, `Defect_images` and `Mask_images`.
+
+    Returns:
+        A `Collection` whose source is "AITEX", or "simulated fabric" for a folder of the loom. No image is opened.
+
+    Raises:
+        InputError: `root` is no folder or holds no roll with an AITEX name.
+
+    Example:
+        >>> from draem_aitex import load_aitex, load_simulated
+        >>> load_aitex(load_simulated().root).source
+        'simulated fabric'
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected an AITEX folder (see data/README.md)")
-    quirks = []
+    quirks: list[str] = []
     paths = {kind: _pngs(root, names, quirks) for kind, names in FOLDERS.items()}
     masks = _pair_masks(paths["mask"], quirks)
     records = []
@@ -88,9 +102,10 @@ def load_aitex(root):
             "give the folder that holds these two (see data/README.md)"
         )
     for stem in sorted(set(masks) - {record.name for record in records}):
-        quirks.append(f"{stem}: has a mask but no picture; the mask is not used")
+        quirks.append(f"{stem}: has a mask but no image; the mask is not used")
     source = "simulated fabric" if (root / SIMULATED_MARK).is_file() else "AITEX"
-    return Collection(root, source, tuple(records), **split_records(records), quirks=tuple(quirks))
+    parts: dict[str, Any] = split_records(records)
+    return Collection(root, source, tuple(records), quirks=tuple(quirks), **parts)
 
 
 def _pngs(root, folder_names, quirks):
@@ -146,37 +161,34 @@ def _parse(path, kind, masks, quirks):
     return Record(path, int(number), defect, fabric, own_masks)
 
 
-def find_quirks(collection):
+def find_quirks(collection: Collection) -> tuple[str, ...]:
     """Open every file's header and every mask: quirks that names alone don't show.
 
     Returns sentences, each with its consequence, after the collection's own quirks: other sizes, empty masks, alpha
     channels, grey mask edges.
     """
     quirks = list(collection.quirks)
-    with_alpha, grey_edged, masks = [], [], 0
+    with_alpha: list[str] = []
+    masks = [path for record in collection.records for path in record.masks]
     for record in collection.records:
         height, width, _ = image_size(record.path)
         if (height, width) != (ROLL_HEIGHT, ROLL_WIDTH):
             quirks.append(f"{record.path.name}: {width} x {height} pixels instead of 4096 x 256; used as it is")
-        if record.masks and not read_mask(record).any():
+        if (mask := read_mask(record)) is not None and not mask.any():
             quirks.append(f"{record.path.name}: its mask is empty; counts at roll level only")
         with_alpha += [path.name for path in (record.path, *record.masks) if image_size(path)[2] in (2, 4)]
-        masks += len(record.masks)
-        for path in record.masks:
-            levels = np.unique(read_image(path))
-            if ((levels > 0) & (levels < 255)).any():
-                grey_edged.append(path.name)
+    grey_edged = [path.name for path in masks if not set(np.unique(read_image(path))) <= {0, 255}]
     if with_alpha:
         quirks.append(f"{len(with_alpha)} files carry an alpha channel; ignored: {', '.join(with_alpha)}")
     if grey_edged:
         quirks.append(
-            f"{len(grey_edged)} of {masks} masks have grey edges; a pixel is defect above grey level {MASK_THRESHOLD}: "
+            f"{len(grey_edged)} of {len(masks)} masks have grey edges; a pixel is defect above {MASK_THRESHOLD}: "
             f"{', '.join(grey_edged)}"
         )
     return tuple(quirks)
 
 
-def split_records(records):
+def split_records(records: Iterable[Record]) -> dict[str, tuple[Record, ...]]:
     """Split by roll and by name, without a seed, so that everyone has the same parts.
 
     Defect-free rolls: a number that ends in 4 is calibration, in 9 test, the others train. Defective rolls: a number
@@ -184,7 +196,7 @@ def split_records(records):
 
     Returns a dict of part to tuple of records.
     """
-    parts = {part: [] for part in PARTS}
+    parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for record in records:
         if record.is_normal:
             part = {4: "calibration", 9: "test"}.get(record.number % 10, "train")
@@ -194,13 +206,13 @@ def split_records(records):
     return {part: tuple(found) for part, found in parts.items()}
 
 
-def read_manifest():
+def read_manifest() -> list[dict[str, str]]:
     """The complete data set as shipped with the package: rows with `path`, `bytes`, `sha256` of 354 files."""
-    with files("draem_aitex.data").joinpath("aitex_manifest.csv").open(newline="") as file:
+    with files("draem_aitex.data").joinpath("aitex_manifest.csv").open() as file:
         return list(csv.DictReader(file))
 
 
-def verify(root):
+def verify(root: Path | str) -> list[dict[str, str]]:
     """Compare a folder with the manifest, file by file.
 
     Files are matched by kind (defect-free, defective, mask) and file name, whatever the folders are called.

@@ -22,7 +22,7 @@ ARCHIVES = {
     "Mask_images.7z": "2d64486dbb5a2e1aa462b43c0f19e614af5aea6607c11d1a928e4ad9feb558d5",
 }
 LICENCE = (
-    "AITEX states no terms of use for these pictures; others claim CC0, CC BY and non-commercial, contradicting each "
+    "AITEX states no terms of use for these images; others claim CC0, CC BY and non-commercial, contradicting each "
     "other. Ask AITEX before you publish one, and cite doi 10.2478/aut-2019-0035."
 )
 MOST_BYTES = 2 * 1024**3  # unpacked; the real archives hold less than a tenth of that
@@ -30,7 +30,9 @@ TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 18  # bytes
 
 
-def download(folder, base=BASE, manifest=None, progress=True):
+def download(
+    folder: Path | str, base: str = BASE, manifest: list[dict[str, str]] | None = None, progress: bool = True
+) -> list[str]:
     """Fetch, check and unpack the three archives into `folder`; an interrupted call goes on where it stopped.
 
     folder: new, or of an interrupted call, or an AITEX folder that lacks something; files that are there stay. base:
@@ -71,7 +73,7 @@ def _check_target(folder):
         raise InputError(f"{folder}: a file; expected a folder for the rolls; choose another name")
 
 
-def fetch(url, part, progress=True):
+def fetch(url: str, part: Path, progress: bool = True) -> None:
     """Fetch a URL into the file `part`, after the bytes that are there already.
 
     A server that ignores the range sends everything, and the file starts anew. Raises `InputError` naming the URL; the

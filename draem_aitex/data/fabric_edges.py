@@ -1,4 +1,4 @@
-"""Where the fabric is: the columns behind backlight and machine bed, and rolls loaded with them.
+"""Where the fabric is: the columns between backlight and machine bed, and in them the selvedges.
 
 A model that sees the white or the machine bed can learn the border instead of the defect (defective rolls often have
 less white at the left than normal ones), so every stage works on the fabric alone. The selvedge is fabric: "cut
@@ -11,21 +11,21 @@ import numpy as np
 from draem_aitex.errors import InputError
 
 WINDOW = 25  # columns over which the weave is looked for
-STEP_REACH = 96  # columns compared before and behind an edge
+STEP_COLUMNS = 96  # columns compared before and behind an edge
 MINIMUM_STEP = 0.7  # log10: the weave is five times stronger behind an edge
 SELVEDGE = 112  # columns; the widest selvedge in AITEX is about 105
 STRIP, STRIDE = 24, 4  # columns of a strip whose weave is looked at, and from one strip to the next
-SELVEDGE_STEP = 0.4  # of log distance to the ground weave; AITEX's selvedges have 0.49 to 1.1, cloth without one 0.25
-SELVEDGE_REACH = 128  # columns from the weave back to its edge, over the selvedge
+SELVEDGE_STEP = 0.4  # of log distance to the ground weave; AITEX's selvedges have 0.49 to 1.1, fabric without one 0.25
+SELVEDGE_SEARCH = 128  # columns from the weave back to its edge, over the selvedge
 BACKLIGHT = 240  # grey level; the backlight saturates at 255
 BRIGHT_SHARE = 0.08  # of a column's pixels; the bright line slants a little, so no column holds all of it
 
 
-def fabric_edges(image):
+def fabric_edges(image: np.ndarray) -> tuple[int, int]:
     """First and last column of the fabric in a roll.
 
-    The cloth is known by its picks: they repeat down every column, so a column's spectrum has its power at the pick
-    frequencies. The typical column of the picture's right two thirds says which those are. Backlight and machine bed
+    The fabric is known by its picks: they repeat down every column, so a column's spectrum has its power at the pick
+    frequencies. The typical column of the image's right two thirds says which those are. Backlight and machine bed
     lack them, so the fabric starts (and ends) where the weave's strength makes its largest step.
 
     image: uint8 `(H, W)`. Returns `(start, end)` in columns, half open. Raises `InputError` where no fabric is found.
@@ -34,43 +34,43 @@ def fabric_edges(image):
         raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
     height, width = image.shape
     if min(height, width) < 32:
-        raise InputError(f"no fabric: picture of {width} x {height} pixels; expected 32 x 32 or more; use a larger one")
+        raise InputError(f"no fabric: image of {width} x {height} pixels; expected 32 x 32 or more; use a larger one")
     dark = np.median(image, axis=0) < BACKLIGHT
     weave = _weave(image, dark)
     if weave is None:
         raise InputError(
-            "no fabric: the picture is blank, saturated or without a weave; expected woven cloth; use another picture"
+            "no fabric: the image is blank, saturated or without a weave; expected woven fabric; use another image"
         )
     start = _selvedge_start(image, _weave_onset(weave))
     end = len(weave) - _selvedge_start(image[:, ::-1], _weave_onset(weave[::-1]))
-    if start >= end:  # in pictures of few columns
-        raise InputError(f"no fabric: its edges cross, at columns {start} and {end}; expected cloth; use a larger one")
+    if start >= end:  # in images of few columns
+        raise InputError(f"no fabric: its edges cross, at columns {start} and {end}; expected fabric; use a larger one")
     return start, end
 
 
-def find_selvedges(image, edges):
+def find_selvedges(image: np.ndarray, edges: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """The fabric's woven borders: columns `((start, end), (start, end))` at the left and the right, half open.
 
     A selvedge is woven otherwise than the ground, so the two-dimensional spectrum of a strip of it is far from that of
-    the ground. It ends where that distance makes its largest step. Empty (start equal to end) where the picture does
+    the ground. It ends where that distance makes its largest step. Empty (start equal to end) where the image does
     not show the fabric's edge, or where the border is woven like the ground, as on AITEX's fabric 01.
 
     image: uint8 `(H, W)`; edges: columns from `fabric_edges`.
     """
     start, end = edges
-    cloth = image[:, start:end].astype(np.float32)
-    left = _selvedge_width(cloth) if start > 0 else 0
-    right = _selvedge_width(cloth[:, ::-1]) if end < image.shape[1] else 0
+    fabric = image[:, start:end].astype(np.float32)
+    left = _selvedge_width(fabric) if start > 0 else 0
+    right = _selvedge_width(fabric[:, ::-1]) if end < image.shape[1] else 0
     return (start, start + left), (end - right, end)
 
 
-def _selvedge_width(cloth):
-    reach = 4 * SELVEDGE  # the ground is measured behind the widest selvedge
-    if cloth.shape[1] < reach or cloth.shape[0] < 32:
+def _selvedge_width(fabric):
+    least = 4 * SELVEDGE  # the ground is measured behind the widest selvedge
+    if fabric.shape[1] < least or fabric.shape[0] < 32:
         return 0
-    strips = np.lib.stride_tricks.sliding_window_view(cloth[:, : 3 * reach], STRIP, axis=1)[:, ::STRIDE]
+    strips = np.lib.stride_tricks.sliding_window_view(fabric[:, : 3 * least], STRIP, axis=1)[:, ::STRIDE]
     strips = strips.transpose(1, 0, 2) - strips.mean((0, 2))[:, None, None]
-    window = np.outer(np.hanning(cloth.shape[0]), np.hanning(STRIP)).astype(np.float32)
+    window = np.outer(np.hanning(fabric.shape[0]), np.hanning(STRIP)).astype(np.float32)
     power = np.abs(np.fft.rfft2(strips * window)) ** 2
     power = np.stack([cv2.blur(one.astype(np.float32), (1, 5)) for one in power])[:, 4:-4]  # without slow tone
     spectra = np.log(power + power.mean())  # the mean: frequencies without power must not count
@@ -87,18 +87,18 @@ def _selvedge_width(cloth):
 
 
 def _weave(image, dark):
-    """How much weave each column has: float32 `(W,)`, log10, 0 for the cloth's typical column, -3 for none.
+    """How much weave each column has: float32 `(W,)`, log10, 0 for the fabric's typical column, -3 for none.
 
-    It is the power at the cloth's pick frequencies times its share of the column's whole power: streaks of a machine
-    bed have some power everywhere, but not gathered at the picks. None where the picture has no cloth to compare with.
+    It is the power at the fabric's pick frequencies times its share of the column's whole power: streaks of a machine
+    bed have some power everywhere, but not gathered at the picks. None where the image has no fabric to compare with.
     """
     height, width = image.shape
     power = np.abs(np.fft.rfft(image * np.hanning(height)[:, None].astype(np.float32), axis=0)) ** 2
     power[: max(2, height // 21)] = 0  # lighting and slow tone, not weave
-    cloth = dark & (np.arange(width) >= width // 3)
-    if cloth.sum() < min(64, width // 2):
+    fabric = dark & (np.arange(width) >= width // 3)
+    if fabric.sum() < min(64, width // 2):
         return None
-    reference = np.median(power[:, cloth], axis=1)  # a median: a large defect must not pass for the cloth
+    reference = np.median(power[:, fabric], axis=1)  # a median: a large defect must not pass for the fabric
     if reference.max() < 1 or reference.max() < 4 * reference[reference > 0].mean():
         return None  # flat, or noise without a repeat
     peaks = np.argsort(reference)[-6:]
@@ -114,7 +114,7 @@ def _smooth(profile):
 
 def _selvedge_start(image, start):
     """Go back from the weave over the selvedge: it begins behind the backlight or the bright line of the edge."""
-    left = max(0, start - SELVEDGE_REACH)
+    left = max(0, start - SELVEDGE_SEARCH)
     columns = image[:, left : start + WINDOW]
     bright = (columns >= BACKLIGHT).mean(axis=0) > BRIGHT_SHARE
     return int(left + np.flatnonzero(bright)[-1] + 1) if bright.any() else start
@@ -122,9 +122,9 @@ def _selvedge_start(image, start):
 
 def _weave_onset(weave):
     """Where the weave sets in: the column of the largest step up in the first half; 0 where there is none."""
-    reach = min(STEP_REACH, len(weave) // 4)
+    span = min(STEP_COLUMNS, len(weave) // 4)
     total = np.concatenate([[0], np.cumsum(weave, dtype=np.float64)])
-    at = np.arange(reach // 4, len(weave) // 2)
-    behind = np.maximum(at - reach, 0)
-    step = (total[at + reach] - total[at]) / reach - (total[at] - total[behind]) / (at - behind)
+    at = np.arange(span // 4, len(weave) // 2)
+    behind = np.maximum(at - span, 0)
+    step = (total[at + span] - total[at]) / span - (total[at] - total[behind]) / (at - behind)
     return int(at[step.argmax()]) if step.max() > MINIMUM_STEP else 0

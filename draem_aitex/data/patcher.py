@@ -7,7 +7,9 @@ from draem_aitex.errors import InputError
 PATCH = 256  # pixels, the data set's own patch size
 
 
-def patch_columns(edges, size=PATCH, stride=None, remainder="drop"):
+def patch_columns(
+    edges: tuple[int, int], size: int = PATCH, stride: int | None = None, remainder: str = "drop"
+) -> list[int]:
     """First columns of the patches that lie side by side on the fabric.
 
     edges: `(start, end)` in columns; size, stride: pixels; the stride is the size where none is given. remainder: what
@@ -33,18 +35,30 @@ def patch_columns(edges, size=PATCH, stride=None, remainder="drop"):
     return columns
 
 
-def patch_corners(shape, edges=None, size=PATCH, stride=None, remainder="drop"):
-    """`(row, column)` of the upper left pixel of each patch of a picture of this shape, row by row."""
+def patch_corners(
+    shape: tuple[int, ...],
+    edges: tuple[int, int] | None = None,
+    size: int = PATCH,
+    stride: int | None = None,
+    remainder: str = "drop",
+) -> list[tuple[int, int]]:
+    """`(row, column)` of the upper left pixel of each patch of an image of this shape, row by row."""
     edges = (0, shape[1]) if edges is None else edges
     rows = patch_columns((0, shape[0]), size, stride, remainder)
     return [(y, x) for y in rows for x in patch_columns(edges, size, stride, remainder)]
 
 
-def extract_patches(image, edges=None, size=PATCH, stride=None, remainder="drop"):
+def extract_patches(
+    image: np.ndarray,
+    edges: tuple[int, int] | None = None,
+    size: int = PATCH,
+    stride: int | None = None,
+    remainder: str = "drop",
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Cut the fabric of a roll into patches, the rows likewise from the top.
 
     image: any dtype `(H, W)`; edges: `(start, end)` in columns, None for all of them; the rest as in `patch_columns`. A
-    patch that hangs over the picture repeats its last row or column there.
+    patch that hangs over the image repeats its last row or column there.
 
     Returns `(patches, corners)`: patches `(N, size, size)`, row by row, and the `(row, column)` of each one's upper
     left pixel.
@@ -56,11 +70,11 @@ def extract_patches(image, edges=None, size=PATCH, stride=None, remainder="drop"
     return np.array(patches, image.dtype).reshape(-1, size, size), corners
 
 
-def stitch_patches(patches, corners, shape):
+def stitch_patches(patches: np.ndarray, corners: list[tuple[int, int]], shape: tuple[int, int]) -> np.ndarray:
     """Put patches back where they came from: `(H, W)` of the patches' dtype, zero where there was no patch.
 
     Where patches overlap they are blended, each with a weight that falls towards its border, so that no seam shows.
-    What `extract_patches` cut from a picture with remainder "cover" comes back exactly, whatever the size and stride.
+    What `extract_patches` cut from an image with remainder "cover" comes back exactly, whatever the size and stride.
 
     patches: `(N, h, w)`; corners: as `extract_patches` returns them; shape: `(H, W)` of the roll.
     """
@@ -69,11 +83,11 @@ def stitch_patches(patches, corners, shape):
     total = np.zeros(shape, np.float64)
     for patch, (y, x) in zip(patches, corners, strict=True):
         patch = patch[: shape[0] - y, : shape[1] - x]
-        place = np.s_[y : y + patch.shape[0], x : x + patch.shape[1]]
+        area = np.s_[y : y + patch.shape[0], x : x + patch.shape[1]]
         weight = np.outer(*(_taper(length) for length in patches.shape[1:]))[: patch.shape[0], : patch.shape[1]]
-        first[place] = np.where(total[place] == 0, patch, first[place])
-        change[place] += weight * (patch.astype(np.float64) - first[place])
-        total[place] += weight
+        first[area] = np.where(total[area] == 0, patch, first[area])
+        change[area] += weight * (patch.astype(np.float64) - first[area])
+        total[area] += weight
     blended = first + change / np.maximum(total, 1)
     if np.issubdtype(patches.dtype, np.floating):
         return blended.astype(patches.dtype)
@@ -85,6 +99,6 @@ def _taper(length):
     return np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1))
 
 
-def patch_maxima(array, edges, size=PATCH):
+def patch_maxima(array: np.ndarray, edges: tuple[int, int], size: int = PATCH) -> np.ndarray:
     """Maximum inside each patch of a roll: `(N,)`. Of an anomaly map: the patch scores; of a mask: the labels."""
     return np.array([array[y : y + size, x : x + size].max() for y, x in patch_corners(array.shape, edges, size)])

@@ -80,7 +80,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class Roll:
-    """A loaded roll: picture uint8 `(H, W)`, fabric edges (columns, half open), mask bool `(H, W)` or None.
+    """A loaded roll: image uint8 `(H, W)`, fabric edges (columns, half open), mask bool `(H, W)` or None.
 
     `selvedges` are the parts of the fabric that are its border, see `find_selvedges`; looked for on first use.
     """
@@ -93,12 +93,12 @@ class Roll:
     mask: np.ndarray | None
 
     @cached_property
-    def selvedges(self):
+    def selvedges(self) -> tuple[tuple[int, int], tuple[int, int]]:
         return find_selvedges(self.image, self.edges)
 
 
-def load_roll(record):
-    """Read a record's picture and mask and find its fabric. Raises `InputError` naming the file."""
+def load_roll(record: Record) -> Roll:
+    """Read a record's image and mask and find its fabric. Raises `InputError` naming the file."""
     image = read_image(record.path)
     try:
         edges = fabric_edges(image)
@@ -107,7 +107,7 @@ def load_roll(record):
     return Roll(record.name, record.fabric, record.defect, image, edges, read_mask(record))
 
 
-def load_rolls(records):
+def load_rolls(records: Iterable[Record]) -> list[Roll]:
     """`load_roll` for many records, in the same order."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(load_roll, records))
@@ -154,11 +154,11 @@ def fabric_code(path: Path | str) -> str | None:
     return match[3] if match else None
 
 
-def read_mask(record):
+def read_mask(record: Record) -> np.ndarray | None:
     """The defect mask of a record: bool `(H, W)`, all of its mask files joined, or None where it has none.
 
     A defect-free roll has no mask file and gives None too. Raises `InputError` where a mask has another size than
-    its picture.
+    its image.
     """
     if not record.masks:
         return None
@@ -168,7 +168,7 @@ def read_mask(record):
         mask = read_image(path)
         if mask.shape != joined.shape:
             raise InputError(
-                f"{path}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for a picture of {width} x {height} "
+                f"{path}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for an image of {width} x {height} "
                 f"({record.path.name}); expected the same size; get both files anew"
             )
         joined |= mask > MASK_THRESHOLD
