@@ -179,18 +179,6 @@ def test_nothing_waits_for_the_device():
     assert operations.waiting == []
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_nothing_waits_for_a_cuda_device():
-    generator = torch.Generator("cuda").manual_seed(0)
-    images, augmenter = woven(64).cuda(), Augmenter()
-    augmenter(images, generator)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        augmenter(images, generator)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def test_the_hosts_generator():
     given = seeded(3)
     assert host_generator(given) is given

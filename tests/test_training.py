@@ -547,21 +547,3 @@ def test_too_little_memory_is_one_line(rolls, monkeypatch):
     monkeypatch.setattr(Trainer, "step", full)
     with pytest.raises(InputError, match="batch: 2 crops of 64 pixels do not fit"):
         loop.train_networks(rolls, config(), quiet=True)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_a_step_on_cuda_does_not_wait_for_the_device(rolls):
-    trainer = Trainer(rolls, config(), "cuda")
-    for _ in range(2):
-        trainer.step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        trainer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_training_on_cuda(rolls):
-    result = loop.train_networks(rolls, config(steps=10), device="cuda", quiet=True)
-    assert result.finished and next(result.model.parameters()).is_cuda
