@@ -46,7 +46,9 @@ def plot_training(
     return figure
 
 
-def plot_roc_pr(labels: Any, scores: Any, threshold: float | None = None, grid: Any = None, bands: Any = ()) -> Figure:
+def plot_roc_pr(
+    labels: Any, scores: Any, threshold: float | None = None, grid: Any = None, bands: Any = None
+) -> Figure:
     """ROC and precision-recall curve; the threshold's operating point as a dot, bands behind the curves.
 
     labels: bool `(N,)`; scores: float `(N,)`; bands: of `bootstrap.curve_bands` or None, at `grid`. Raises
@@ -70,7 +72,7 @@ def plot_roc_pr(labels: Any, scores: Any, threshold: float | None = None, grid: 
         roc.plot(predicted[~labels].mean(), found, "o", color=RED, label="threshold")
         if predicted.any():
             pr.plot(found, labels[predicted].mean(), "o", color=RED, label="threshold")
-    for axis, band in zip((roc, pr), bands or (), strict=False):
+    for axis, band in zip((roc, pr), () if bands is None else bands, strict=False):
         axis.fill_between(grid, *band, alpha=0.2, linewidth=0)
     roc.set(title="ROC", xlabel="false-positive rate", ylabel="recall")
     pr.set(title="precision-recall", xlabel="recall", ylabel="precision")
@@ -91,7 +93,7 @@ def plot_scores(normal: np.ndarray, defective: np.ndarray, threshold: float | No
     if threshold is not None:
         axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3g}")
     axis.set(yscale="log", ylim=(0.7, None), xlabel="patch score", ylabel="patches (log scale)")
-    axis.legend(fontsize=9)
+    axis.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars, not over them
     return figure
 
 

@@ -3,15 +3,18 @@ import pytest
 from sklearn.metrics import f1_score
 
 from draem_aitex.data.rolls import Roll
-from draem_aitex.detectors.calibration import Calibration, calibrate, calibration_scores
+from draem_aitex.detectors.base import Detector
+from draem_aitex.detectors.calibration import Calibration
 from draem_aitex.errors import InputError
 from draem_aitex.evaluation import metrics
 
 
-class FixedMap:
-    """A detector whose map is the picture itself, over 255."""
+class FixedMap(Detector):
+    """A detector whose map is the image itself, over 255, not normalised."""
 
-    def predict(self, image, edges, fabric=None):
+    normalised = False
+
+    def raw_map(self, image, edges, fabric=None):
         return image.astype(np.float32) / 255
 
 
@@ -19,7 +22,7 @@ def roll(image, mask=None, edges=None, defect="019"):
     return Roll(f"0001_{defect}_00", "00", defect, image, edges or (0, image.shape[1]), mask)
 
 
-def flawless(values):
+def normal(values):
     """A roll with one patch of each value."""
     image = np.repeat(np.repeat(np.asarray(values, np.uint8)[None], 256, axis=0), 256, axis=1)
     return roll(image, defect="000")
@@ -28,7 +31,7 @@ def flawless(values):
 def test_threshold_keeps_the_promise():
     """With 199 calibration patches and 1 % wanted: the second largest score, whatever the scores' distribution."""
     values = np.random.default_rng(0).permutation(199)
-    threshold = calibrate(FixedMap(), [flawless(values[:100]), flawless(values[100:])], 0.01)
+    threshold = FixedMap().calibrate([normal(values[:100]), normal(values[100:])], 0.01).threshold
     assert threshold.value == pytest.approx(197 / 255) and threshold.wanted == threshold.bound == 0.01
     assert (threshold.patches, threshold.rolls) == (199, 2)
 
@@ -45,7 +48,7 @@ def test_threshold_holds_on_new_patches_of_the_same_kind():
 
 
 def test_one_calibration_serves_every_rate_down_to_the_finest():
-    calibration = calibration_scores(FixedMap(), [flawless(range(48))])
+    calibration = FixedMap().calibrate([normal(range(48))], 0.5).calibration
     assert calibration.finest_rate == pytest.approx(1 / 49) and calibration.scores.dtype == np.float64
     assert np.array_equal(calibration.scores, np.sort(calibration.scores)[::-1])
     finest = calibration.threshold(calibration.finest_rate)  # 1 / 49 * 49 is less than 1 in binary
@@ -55,10 +58,10 @@ def test_one_calibration_serves_every_rate_down_to_the_finest():
 
 def test_a_rate_that_cannot_be_promised_is_refused():
     """1 % takes 99 patches: with 10 a roll, 10 rolls."""
-    rolls = [flawless([1] * 10), flawless([2] * 10)]
-    with pytest.raises(InputError, match=r"rate: 0.01; expected 0.04762 or more.* 20 patches of 2 .*about 10 rolls"):
-        calibrate(FixedMap(), rolls, 0.01)
-    assert calibrate(FixedMap(), rolls, 0.04762).value == pytest.approx(2 / 255), "the rate that it names"
+    rolls = [normal([1] * 10), normal([2] * 10)]
+    with pytest.raises(InputError, match=r"fpr: 0.01; expected 0.04762 or more.* 20 patches of 2 .*about 10 rolls"):
+        FixedMap().calibrate(rolls, 0.01)
+    assert FixedMap().calibrate(rolls, 0.04762).threshold.value == pytest.approx(2 / 255), "the rate that it names"
     assert Calibration(np.ones(99), 10).threshold(0.01).bound == 0.01
     with pytest.raises(InputError, match="about 11 rolls"):  # 9.8 a roll
         Calibration(np.ones(98), 10).threshold(0.01)
@@ -66,21 +69,21 @@ def test_a_rate_that_cannot_be_promised_is_refused():
 
 @pytest.mark.parametrize("rate", [0, 1, 2, -0.1, float("nan")])
 def test_a_rate_is_a_share(rate):
-    with pytest.raises(InputError, match="rate: .*between 0 and 1"):
-        calibrate(FixedMap(), [flawless(range(20))], rate)
+    with pytest.raises(InputError, match="fpr: .*between 0 and 1"):
+        FixedMap().calibrate([normal(range(20))], rate)
 
 
 def test_nothing_is_calibrated_on_defects_or_on_nothing():
     image, mask = np.zeros((256, 512), np.uint8), np.zeros((256, 512), bool)
-    with pytest.raises(InputError, match="no patch in 0 rolls"):
-        calibrate(FixedMap(), [])
-    with pytest.raises(InputError, match="no patch in 1 rolls"):
-        calibrate(FixedMap(), [roll(image, edges=(0, 255), defect="000")])
+    with pytest.raises(InputError, match="no patch of .* in 0 rolls"):
+        FixedMap().calibrate([])
+    with pytest.raises(InputError, match="no patch of .* in 1 rolls"):
+        FixedMap().calibrate([roll(image, edges=(0, 255), defect="000")])
     with pytest.raises(InputError, match="0001_019_00: a roll with a defect"):
-        calibrate(FixedMap(), [roll(image, defect="000"), roll(image)])
+        FixedMap().calibrate([roll(image, defect="000"), roll(image)])
     mask[3, 3] = True
     with pytest.raises(InputError, match="0001_000_00: a roll with a defect"):
-        calibrate(FixedMap(), [roll(image, mask, defect="000")])
+        FixedMap().calibrate([roll(image, mask, defect="000")])
 
 
 def test_decision_figures_by_hand():
@@ -89,7 +92,7 @@ def test_decision_figures_by_hand():
     assert (figures["false_positives"], figures["true_negatives"]) == (1, 3)
     assert figures["recall"] == pytest.approx(2 / 3) and figures["precision"] == pytest.approx(2 / 3)
     assert figures["f1"] == pytest.approx(2 / 3)
-    assert figures["fpr"] == pytest.approx(1 / 4), "a score equal to the threshold is no alarm"
+    assert figures["fpr"] == pytest.approx(1 / 4), "a score equal to the threshold is not predicted"
 
 
 def test_degenerate_cases_are_not_numbers():
@@ -102,34 +105,44 @@ def test_degenerate_cases_are_not_numbers():
     assert one["recall"] == 0 and one["f1"] == 0 and np.isnan(one["precision"])
 
 
+def test_figures_of_resamples_are_those_of_each():
+    counts = np.array([[3, 1, 2, 4], [0, 0, 0, 0], [0, 2, 0, 5]])
+    together = metrics.figures_of_counts(counts.T)
+    for index, row in enumerate(counts):
+        alone = metrics.figures_of_counts(row)
+        assert all(np.array_equal(together[name][index], alone[name], equal_nan=True) for name in alone)
+        assert all(type(alone[name]) is (int if "_" in name else float) for name in alone), "plain values"
+    assert np.array_equal(metrics.share([1, 0], [2, 0]), [0.5, np.nan], equal_nan=True)
+
+
 def test_the_best_f1_is_that_over_all_thresholds():
     assert metrics.f1_max_upper_bound([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]) == pytest.approx(0.8)  # 2 of 2, 1 false
-    assert metrics.f1_max_upper_bound([1, 1, 0], [0.5, 0.5, 0.5]) == pytest.approx(0.8), "ties are called together"
+    assert metrics.f1_max_upper_bound([1, 1, 0], [0.5, 0.5, 0.5]) == pytest.approx(0.8), "ties are predicted together"
     rng = np.random.default_rng(0)
     labels = rng.random(300) < 0.2
     scores = np.round(rng.random(300) + 0.3 * labels, 2)
-    best = max(f1_score(labels, scores >= level) for level in np.unique(scores))
+    best = max(f1_score(labels, scores >= value) for value in np.unique(scores))
     assert metrics.f1_max_upper_bound(labels, scores) == pytest.approx(best)
     assert best >= metrics.decision_figures(labels, scores, 0.9)["f1"]
 
 
 @pytest.fixture
 def scene():
-    """Two specks 40 px apart (two defects), a third far away; alarms near the first, on none, and far off."""
+    """Two specks 40 px apart (two defects), a third far away; predictions near the first, on none, and far off."""
     mask, scores = np.zeros((256, 1024), bool), np.full((256, 1024), 0.1, np.float32)
     mask[100:104, 200:204] = mask[100:104, 244:248] = mask[30:34, 800:804] = True
-    scores[100:104, 208:212] = 0.9  # 8 px right of the first: within reach
+    scores[100:104, 208:212] = 0.9  # 8 px right of the first: within tolerance
     scores[200:210, 500:510] = 0.8  # no defect there
     return roll(np.zeros((256, 1024), np.uint8), mask), scores
 
 
-def test_hits_misses_false_alarms_and_distance(scene):
+def test_hits_misses_false_positives_and_distance(scene):
     outcome = metrics.match_defects(*scene, threshold=0.5)
     assert [defect.hit for defect in sorted(outcome.defects, key=lambda d: d.centroid[1])] == [True, False, False]
     hit = next(defect for defect in outcome.defects if defect.hit)
-    assert hit.pixels == 16 and hit.centroid == (101.5, 201.5) and hit.distance == pytest.approx(8.0)
+    assert hit.pixels == 16 and hit.centroid == (101.5, 201.5) and hit.centroid_distance_px == pytest.approx(8.0)
     assert hit.coverage == 0, "hit from beside it: none of its own pixels is above the threshold"
-    assert outcome.false_positive_regions == [(200, 500, pytest.approx(0.8))]
+    assert outcome.false_positives == [(200, 500, pytest.approx(0.8))]
 
 
 def test_coverage_is_a_share_of_the_defects_own_pixels(scene):
@@ -141,16 +154,18 @@ def test_coverage_is_a_share_of_the_defects_own_pixels(scene):
 
 
 def test_the_distance_weighs_scores_and_joins_regions_on_one_defect():
-    """A line with an alarm of 0.9 at one end and one of 0.6 at the other: the centre lies nearer to the first."""
+    """A line with a prediction of 0.9 at one end and one of 0.6 at the other: the centroid lies nearer to the first."""
     mask, scores = np.zeros((64, 256), bool), np.zeros((64, 256), np.float32)
     mask[30, 50:151] = True
     scores[30, 50], scores[30, 150] = 0.9, 0.6
     (defect,) = metrics.match_defects(roll(np.zeros((64, 256), np.uint8), mask), scores, 0.5).defects
-    assert defect.centroid == (30, 100) and defect.distance == pytest.approx(100 - (0.9 * 50 + 0.6 * 150) / 1.5)
+    assert defect.centroid == (30, 100) and defect.centroid_distance_px == pytest.approx(
+        100 - (0.9 * 50 + 0.6 * 150) / 1.5
+    )
     assert defect.coverage == pytest.approx(2 / 101)
 
 
-def test_specks_within_reach_are_one_defect():
+def test_specks_within_tolerance_are_one_defect():
     mask = np.zeros((256, 512), bool)
     mask[100:102, 200:202] = mask[100:102, 220:222] = True
     outcome = metrics.match_defects(roll(np.zeros((256, 512), np.uint8), mask), np.zeros((256, 512), np.float32), 0.5)
@@ -160,11 +175,11 @@ def test_specks_within_reach_are_one_defect():
 def test_a_perfect_map_has_distance_zero(scene):
     defective, _ = scene
     outcome = metrics.match_defects(defective, defective.mask.astype(np.float32), 0.5)
-    assert all(defect.hit and defect.distance == pytest.approx(0, abs=1e-6) for defect in outcome.defects)
-    assert all(defect.coverage == 1 for defect in outcome.defects) and not outcome.false_positive_regions
+    assert all(defect.hit and defect.centroid_distance_px == pytest.approx(0, abs=1e-6) for defect in outcome.defects)
+    assert all(defect.coverage == 1 for defect in outcome.defects) and not outcome.false_positives
 
 
-def test_no_mask_means_every_alarm_is_false(scene):
+def test_without_a_mask_every_prediction_is_a_false_positive(scene):
     defective, scores = scene
     outcome = metrics.match_defects(roll(defective.image), scores, 0.5)
-    assert not outcome.defects and len(outcome.false_positive_regions) == 2
+    assert not outcome.defects and len(outcome.false_positives) == 2

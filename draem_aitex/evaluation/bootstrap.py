@@ -1,81 +1,82 @@
-"""How sure a figure is: 95 % percentile bootstrap intervals over rolls.
+"""Confidence intervals of figures: 95 % percentile bootstrap over rolls.
 
-Patches and defects of one roll share its cloth, its light and its recording, so they are no independent draws; whole
-rolls are. Every resample draws as many rolls as were judged, with replacement, and takes the figure anew; the interval
+Patches and defects of one roll share its fabric, its light and its recording, so they are not independent draws; whole
+rolls are. Every resample draws as many rolls as were judged, with replacement, and takes the figure again; the interval
 is what lies between the 2.5th and the 97.5th percentile (Efron, Annals of Statistics 7, 1979). A roll drawn twice
-counts twice: resamples are weights, and all of them are worked out at once.
+counts twice: resamples are sample weights.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
+from sklearn import config_context
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 RESAMPLES = 1000
-LEVEL = 0.95  # share of the resamples inside an interval
-GRID = np.linspace(0, 1, 101)  # false-alarm rates and recalls at which the curves' bands are given
+CONFIDENCE = 0.95  # share of the resamples inside an interval
+ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)  # of an interval, as quantiles
+GRID = np.linspace(0, 1, 101)  # false-positive rates and recalls at which the curves' bands are given
 
 
-def draw_rolls(rolls, resamples=RESAMPLES, seed=0):
+def draw_rolls(rolls: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each roll is drawn: int64 `(resamples, rolls)`, every row adds up to `rolls`."""
     if not rolls:
         return np.zeros((resamples, 0), np.int64)
     return np.random.default_rng(seed).multinomial(rolls, np.full(rolls, 1 / rolls), resamples)
 
 
-def interval(values):
+def interval(values: ArrayLike) -> list[float] | None:
     """`[low, high]` of a figure's resamples `(R,)`; None where more than half of them are NaN (a class was missing)."""
     values = np.asarray(values, float)
     finite = values[np.isfinite(values)]
     if not len(finite) or 2 * len(finite) < len(values):
         return None
-    return [float(end) for end in np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
+    return np.quantile(finite, ENDS).tolist()
 
 
-def ratios(parts, wholes):
-    """Parts / wholes, `(R,)` each, NaN where the whole is 0."""
-    return np.divide(parts, wholes, out=np.full(len(wholes), np.nan), where=np.asarray(wholes) > 0)
+def aurocs(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUROC of every resample: float64 `(R,)`, NaN where a class is missing.
 
-
-def curve_counts(labels, scores, weights):
-    """Weighted positives and negatives from the highest distinct score down: `(hits, alarms)`, `(R, levels)` each.
-
-    labels: bool `(N,)`; scores: `(N,)`; weights: `(R, N)`, 0 or more.
+    labels: bool `(N,)`; scores: `(N,)`; weights: int `(R, N)`, how often each was drawn.
     """
-    order = np.argsort(-scores, kind="stable")
-    labels, scores, weights = labels[order], scores[order], weights[:, order]
-    last = np.flatnonzero(np.append(np.diff(scores) != 0, True)[: len(scores)])  # of each group of ties
-    return np.cumsum(weights * labels, axis=1)[:, last], np.cumsum(weights * ~labels, axis=1)[:, last]
+    return _each(lambda weight: auc(*_roc(labels, scores, weight)), weights, labels, ~labels)
 
 
-def aurocs(hits, alarms):
-    """AUROC of every resample `(R,)` from `curve_counts`, NaN where a class is missing."""
-    if not hits.size:
-        return np.full(len(hits), np.nan)
-    start = np.zeros((len(hits), 1), np.int64)
-    area = np.trapezoid(np.hstack([start, hits]), np.hstack([start, alarms]), axis=1)
-    return ratios(area, hits[:, -1] * alarms[:, -1])
+def average_precisions(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average precision of every resample: float64 `(R,)`, NaN without a positive; arguments as of `aurocs`."""
+    return _each(lambda weight: average_precision_score(labels, scores, sample_weight=weight), weights, labels)
 
 
-def average_precisions(hits, alarms):
-    """Average precision of every resample `(R,)` from `curve_counts`, NaN without a positive."""
-    if not hits.size:
-        return np.full(len(hits), np.nan)
-    steps = np.diff(hits, prepend=0, axis=1)
-    return ratios((steps * hits / np.maximum(hits + alarms, 1)).sum(1), hits[:, -1])
+def curve_bands(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
+    """Bands of two curves at `GRID`: float64 `(2, 2, 101)`, of ROC and precision-recall curve the low and the high end.
 
-
-def curve_bands(labels, scores, weights):
-    """Bands of the ROC and the precision-recall curve at `GRID`: `(recall, precision)`, float `(2, 101)`, low and high.
-
-    Resamples without both classes are left out; None where more than half of them are.
+    Arguments as of `aurocs`. Resamples without both classes are left out; None where more than half of them are.
     """
-    hits, alarms = curve_counts(labels, scores, weights)
-    whole = (hits[:, -1] > 0) & (alarms[:, -1] > 0)
-    if 2 * whole.sum() < len(weights):
+
+    def curves(weight: np.ndarray) -> list[np.ndarray]:
+        rate, recall = _roc(labels, scores, weight)
+        precision, reached, _ = precision_recall_curve(labels, scores, sample_weight=weight)
+        at = np.searchsorted(reached[::-1], np.maximum(GRID, 1e-9))  # the highest threshold with so much recall
+        return [recall[np.searchsorted(rate, GRID, side="right") - 1], precision[::-1][at]]
+
+    resampled = _each(curves, weights, labels, ~labels, missing=np.full((2, len(GRID)), np.nan))
+    resampled = resampled[np.isfinite(resampled[:, 0, 0])]
+    if 2 * len(resampled) < len(weights):
         return None
-    recalls, precisions = [], []
-    for hit, alarm in zip(hits[whole], alarms[whole], strict=True):
-        reached = np.searchsorted(alarm / alarm[-1], GRID, side="right")
-        recalls.append(np.append(0, hit / hit[-1])[reached])
-        at = np.searchsorted(hit / hit[-1], np.maximum(GRID, 1e-9), side="left")  # the first level with a hit
-        precisions.append(hit[at] / (hit[at] + alarm[at]))
-    ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    return np.quantile(recalls, ends, axis=0), np.quantile(precisions, ends, axis=0)
+    return np.quantile(resampled, ENDS, axis=0).swapaxes(0, 1)
+
+
+def _roc(labels: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False-positive rate and recall at every threshold, the highest first."""
+    return roc_curve(labels, scores, sample_weight=weight, drop_intermediate=False)[:2]
+
+
+def _each(figure: Callable[[np.ndarray], Any], weights: np.ndarray, *classes: np.ndarray, missing: Any = np.nan) -> Any:
+    """A figure of every resample; `missing` where nothing of a class was drawn."""
+    unique, of_each = np.unique(weights, axis=0, return_inverse=True)  # of few rolls the same are drawn again and again
+    usable = np.all([unique @ drawn > 0 for drawn in classes], axis=0)
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # it takes time, a thousand times
+        values = [figure(weight) if use else missing for weight, use in zip(unique, usable, strict=True)]
+    return np.array(values)[of_each.ravel()]

@@ -1,4 +1,4 @@
-"""Small pictures of what a detector did: crops around misses and false alarms, and whole rolls as strips."""
+"""Small images of what a detector did: crops around misses and false positives, and whole rolls as strips."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,19 @@ import cv2
 import numpy as np
 
 from draem_aitex.data.aitex import defect_name
-from draem_aitex.detectors import regions
-from draem_aitex.detectors.regions import dilate
+from draem_aitex.data.rolls import NORMAL, Roll
+from draem_aitex.detectors.regions import dilate, overlay
+from draem_aitex.evaluation.metrics import RollOutcome
 
-REACH = 64  # pixels shown to each side of a missed defect or a false alarm
+MARGIN = 64  # pixels shown to each side of a miss or a false positive
 STRIP_WIDTH = 1400  # pixels
 JPEG_QUALITY = 85  # of 100
-GREEN, BLUE = (0, 200, 83), (41, 182, 246)  # what the mask says, what the map says; as in `plots`
+GREEN, BLUE = (0, 200, 83), (41, 182, 246)  # ground truth and prediction; as in `plots`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """A missed defect or a false alarm: a crop of the picture, the map and the mask around it, and its score."""
+    """A miss or a false positive: crops of image (uint8), map (float32) and mask (bool), `(128, 128)`; its score."""
 
     title: str
     image: np.ndarray
@@ -25,74 +26,52 @@ class Case:
     mask: np.ndarray
     score: float
 
-
-def missed_case(roll, scores, defect):
-    """The `Case` of a defect that was not hit. roll: `fabric.Roll`; scores: its map; defect: a `DefectOutcome`."""
-    title = f"{roll.name}: {defect_name(defect.defect)}, {defect.pixels} px, score {defect.score:.3f}"
-    return Case(title, *_crops(roll, scores, *defect.centroid), defect.score)
-
-
-def false_positive_case(roll, scores, row, column, score):
-    """The `Case` of a false alarm, whose highest score lies at a row and a column."""
-    return Case(
-        f"{roll.name}: row {row}, column {column}, score {score:.3f}", *_crops(roll, scores, row, column), score
-    )
+    def jpeg(self, threshold: float) -> bytes:
+        """The crop with the defect outlined in green, beside the crop with the map laid over it."""
+        plain = cv2.cvtColor(self.image, cv2.COLOR_GRAY2RGB)
+        _outline(plain, dilate(self.mask, 4), GREEN, 1)
+        gap = np.full((len(plain), 4, 3), 255, np.uint8)
+        return jpeg(np.hstack([plain, gap, overlay(self.image, self.scores, threshold)]))
 
 
-def _crops(roll, scores, row, column):
-    top = min(max(int(row) - REACH, 0), max(0, scores.shape[0] - 2 * REACH))
-    left = min(max(int(column) - REACH, roll.edges[0]), max(0, scores.shape[1] - 2 * REACH))
-    place = np.s_[top : top + 2 * REACH, left : left + 2 * REACH]
+def case(roll: Roll, scores: np.ndarray, row: float, column: float, what: str, score: float) -> Case:
+    """The case at a row and a column of a roll and its map `(H, W)`; what: its title, besides roll and score."""
+    top = min(max(int(row) - MARGIN, 0), max(0, scores.shape[0] - 2 * MARGIN))
+    left = min(max(int(column) - MARGIN, roll.edges[0]), max(0, scores.shape[1] - 2 * MARGIN))
+    near = np.s_[top : top + 2 * MARGIN, left : left + 2 * MARGIN]
     mask = roll.mask if roll.mask is not None else np.zeros(scores.shape, bool)
-    return roll.image[place].copy(), scores[place].copy(), mask[place].copy()
+    title = f"{roll.name}: {what}, score {score:.3f}"
+    return Case(title, roll.image[near].copy(), scores[near].copy(), mask[near].copy(), score)
 
 
-def case_picture(case, threshold):
-    """The crop with the defect outlined in green beside the crop with the map laid over it, as a JPEG: bytes."""
+def strip(roll: Roll, scores: np.ndarray, threshold: float, outcome: RollOutcome) -> tuple[str, bytes]:
+    """A whole roll as a small image, and in words what became of it: `(title, JPEG)`.
 
-    plain = cv2.cvtColor(case.image, cv2.COLOR_GRAY2RGB)
-    _outline(plain, dilate(case.mask, 4), GREEN, 1)
-    gap = np.full((len(plain), 4, 3), 255, np.uint8)
-    return encoded(np.hstack([plain, gap, regions.overlay(case.image, case.scores, threshold)]))
-
-
-def roll_strip(roll, scores, threshold, outcome):
-    """A whole roll in a small picture and, in words, what became of it: `(title, JPEG)`.
-
-    1400 columns wide, its map laid over it in red; what passes the threshold is outlined in blue, defects in green.
-    outcome: of `metrics.match_defects`.
+    At most 1400 columns wide, its map laid over it in red; prediction outlined in blue, ground truth in green.
     """
-
-    picture = regions.overlay(roll.image, scores, threshold)
-    scale = min(1, STRIP_WIDTH / picture.shape[1])
-    line = round(1 / scale)  # a thinner one would vanish
-    _outline(picture, scores > threshold, BLUE, line)
+    image = overlay(roll.image, scores, threshold)
+    scale = min(1, STRIP_WIDTH / image.shape[1])
+    width = round(1 / scale)  # of a line: a thinner one would vanish
+    _outline(image, scores > threshold, BLUE, width)
     if roll.mask is not None:
-        _outline(picture, dilate(roll.mask), GREEN, line)
-    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return _strip_title(roll, scores, outcome), encoded(small)
+        _outline(image, dilate(roll.mask), GREEN, width)
+    count, hits = len(outcome.false_positives), sum(defect.hit for defect in outcome.defects)
+    found = f"{count} false positive{'' if count == 1 else 's'}"
+    if roll.defect != NORMAL and outcome.defects:
+        found = f"{hits} of {len(outcome.defects)} hit, {found}"
+    elif roll.defect != NORMAL:
+        found = "no mask: counts at roll level only"
+    what = "normal" if roll.defect == NORMAL else defect_name(roll.defect)
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return f"{roll.name}: {what}, {found}, score {scores.max():.3f}", jpeg(small)
 
 
-def _strip_title(roll, scores, outcome):
-    score = f"score {scores.max():.3f}"
-    count = len(outcome.false_positive_regions)
-    alarms = f"{count} false alarm{'' if count == 1 else 's'}"
-    if roll.defect == "000":
-        return f"{roll.name}: flawless, {alarms}, {score}"
-    name = defect_name(roll.defect)
-    if not outcome.defects:
-        return f"{roll.name}: {name}, no mask: counts at roll level only, {score}"
-    hits = sum(defect.hit for defect in outcome.defects)
-    return f"{roll.name}: {name}, {hits} of {len(outcome.defects)} hit, {alarms}, {score}"
-
-
-def _outline(picture, mask, colour, width):
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, colour, width)
-
-
-def encoded(rgb):
-    """A uint8 picture `(H, W, 3)`, RGB, as a JPEG: bytes."""
-    ok, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    assert ok, "OpenCV could not encode a uint8 picture"
+def jpeg(rgb: np.ndarray) -> bytes:
+    """An image, uint8 `(H, W, 3)`, RGB, as a JPEG."""
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return data.tobytes()
+
+
+def _outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(image, contours, -1, colour, width)

@@ -18,10 +18,10 @@ def exact_aupro(scores, labels, limit):
     """By the definition: at every distinct score, each region's share above it and the false-positive rate."""
     count, index = cv2.connectedComponents(labels.astype(np.uint8), connectivity=8)
     rate, overlap = [0.0], [0.0]
-    for level in np.unique(scores)[::-1]:
-        called = scores >= level
-        rate.append(called[~labels].mean())
-        overlap.append(np.mean([called[index == region].mean() for region in range(1, count)]))
+    for threshold in np.unique(scores)[::-1]:
+        predicted = scores >= threshold
+        rate.append(predicted[~labels].mean())
+        overlap.append(np.mean([predicted[index == region].mean() for region in range(1, count)]))
     at = np.linspace(0, limit, 200_001)
     return np.interp(at, rate, overlap).mean()  # a fine mean: an integral written another way
 
@@ -42,19 +42,19 @@ def test_the_overlap_agrees_with_its_definition(limit):
     rng = np.random.default_rng(1)
     labels = cv2.dilate((rng.random((96, 256)) < 0.001).astype(np.uint8), np.ones((5, 7))) > 0
     scores = np.clip(rng.beta(0.5, 3, labels.shape) + 0.4 * labels * rng.random(labels.shape), 1e-6, 1)
-    scores = np.round(scores, 3).astype(np.float32)  # some ties, and fewer levels for the reference
+    scores = np.round(scores, 3).astype(np.float32)  # some ties, and fewer thresholds for the reference
     assert counted(scores, labels).count > 5
     assert counted(scores, labels).aupro(limit) == pytest.approx(exact_aupro(scores, labels, limit), abs=1e-4)
 
 
 def test_the_overlap_by_hand():
-    """Two regions of 1 and 4 px, ten flawless pixels. Above 0.8: the speck; above 0.5: half of the stain as well."""
+    """Two regions of 1 and 4 px, ten normal pixels. Above 0.8: the speck; above 0.5: half of the stain as well."""
     labels = np.zeros((3, 5), bool)
     labels[0, 0] = labels[0, 2:4] = labels[1, 2:4] = True
     scores = np.full((3, 5), 0.1)
     scores[0, 0] = 0.9
     scores[0, 2:4] = 0.6
-    scores[2, :2] = 0.7, 0.3  # two false alarms: the rate is 0.1 from 0.7 on, 0.2 from 0.3 on
+    scores[2, :2] = 0.7, 0.3  # two false positives: the rate is 0.1 from 0.7 on, 0.2 from 0.3 on
     # overlap: 0.5 at rate 0, 0.5 at 0.1, 0.75 at 0.1 (0.6), 0.75 at 0.2, then a line up to 1 at rate 1 (0.1)
     histogram = counted(scores, labels)
     assert histogram.aupro(0.05) == pytest.approx(0.5) and histogram.aupro(0.1) == pytest.approx(0.5)
@@ -72,7 +72,7 @@ def test_a_speck_counts_as_much_as_a_stain():
     assert counted(stain, labels).aupro() == pytest.approx(0.5), "2,500 of 2,501 defect pixels, one of two regions"
 
 
-def test_diagonal_neighbours_are_one_region_and_every_picture_has_its_own():
+def test_diagonal_neighbours_are_one_region_and_every_map_has_its_own():
     mask = np.eye(4, dtype=bool)
     assert counted(np.ones((4, 4)), mask).count == 1
     assert counted(np.ones((2, 1, 4, 4)), np.stack([mask, mask])[:, None]).count == 2
@@ -89,8 +89,8 @@ def test_histograms_add_up():
 
 
 def test_degenerate_cases_are_not_numbers():
-    nothing, flawless = PixelHistogram(), counted(np.ones((2, 2)), np.zeros((2, 2)))
-    values = [function() for h in (nothing, flawless) for function in (h.auroc, h.average_precision, h.aupro)]
+    nothing, normal = PixelHistogram(), counted(np.ones((2, 2)), np.zeros((2, 2)))
+    values = [function() for h in (nothing, normal) for function in (h.auroc, h.average_precision, h.aupro)]
     all_defect = counted(np.ones((2, 2)), np.ones((2, 2)))
     assert np.isnan(values + [all_defect.auroc(), all_defect.aupro()]).all() and all_defect.average_precision() == 1
 
