@@ -20,20 +20,11 @@ from draem_aitex.errors import InputError
 from draem_aitex.files import sha256
 
 DEFECTS = {
-    "000": "no defect",
-    "002": "broken end",
-    "006": "broken yarn",
-    "010": "broken pick",
-    "016": "weft curling",
-    "019": "fuzzyball",
-    "022": "cut selvage",
-    "023": "crease",
-    "025": "warp ball",
-    "027": "knots",
-    "029": "contamination",
-    "030": "nep",
+    "000": "no defect", "002": "broken end", "006": "broken yarn", "010": "broken pick",
+    "016": "weft curling", "019": "fuzzyball", "022": "cut selvage", "023": "crease",
+    "025": "warp ball", "027": "knots", "029": "contamination", "030": "nep",
     "036": "weft crack",
-}
+}  # fmt: skip
 
 
 def defect_name(code: str) -> str:
@@ -42,14 +33,9 @@ def defect_name(code: str) -> str:
 
 
 FABRIC_FOLDERS = {
-    "00": "2311694-2040n7u",
-    "01": "2608691-202020u",
-    "02": "2306894-210033u",
-    "03": "2311694-1930c7u",
-    "04": "2311517-195063u",
-    "05": "2306881-210020u",
-    "06": "2311980-185026u",
-}
+    "00": "2311694-2040n7u", "01": "2608691-202020u", "02": "2306894-210033u", "03": "2311694-1930c7u",
+    "04": "2311517-195063u", "05": "2306881-210020u", "06": "2311980-185026u",
+}  # fmt: skip
 
 # The folder names seen in the official archives and in the copies people have, in lower case.
 FOLDERS = {

@@ -5,7 +5,9 @@ what decides is every single file's hash in the manifest. 7z is read by py7zr, a
 """
 
 import os
+import shutil
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path, PurePosixPath
 
@@ -44,7 +46,8 @@ def download(
     py7zr = _py7zr()
     folder = Path(folder)
     rows = {row["path"]: row["sha256"] for row in (read_manifest() if manifest is None else manifest)}
-    _check_target(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: a file; expected a folder for the rolls; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     warnings = []
     for name, expected in ARCHIVES.items():
@@ -68,11 +71,6 @@ def _py7zr():
     return py7zr
 
 
-def _check_target(folder):
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: a file; expected a folder for the rolls; choose another name")
-
-
 def fetch(url: str, part: Path, progress: bool = True) -> None:
     """Fetch a URL into the file `part`, after the bytes that are there already.
 
@@ -89,31 +87,16 @@ def fetch(url: str, part: Path, progress: bool = True) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing left to send: the last call was cut off after the last byte
             return
-        raise InputError(
-            f"{url}: the server says {error.code} {error.reason}; check --url, or try again later"
-        ) from None
+        raise InputError(f"{url}: the server says {error.code} {error.reason}; check --url, or try later") from None
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise InputError(
-            f"{url}: cannot be fetched ({reason}); check the connection and --url, and run again"
-        ) from None
+        raise InputError(f"{url}: cannot be fetched ({reason}); check the connection and --url") from None
 
 
 def _receive(answer, part, have, total, url, progress):
-    with (
-        open(part, "ab" if have else "wb") as file,
-        tqdm(
-            total=total or None,
-            initial=have,
-            unit="B",
-            unit_scale=True,
-            desc=url.rsplit("/", 1)[-1],
-            disable=not progress,
-        ) as bar,
-    ):
-        while chunk := answer.read(CHUNK):
-            file.write(chunk)
-            bar.update(len(chunk))
+    bar = {"total": total or None, "initial": have, "desc": url.rsplit("/", 1)[-1], "disable": not progress}
+    with open(part, "ab" if have else "wb") as file, tqdm.wrapattr(answer, "read", **bar) as stream:
+        shutil.copyfileobj(stream, file, CHUNK)
     arrived = part.stat().st_size
     if total and arrived < total:
         raise InputError(f"{url}: broke off after {arrived} of {total} bytes; run the same command again to go on")

@@ -5,11 +5,11 @@ import numpy as np
 from draem_aitex.errors import InputError
 
 PATCH = 256  # pixels, the data set's own patch size
+Shape = tuple[int, ...]
+Edges = tuple[int, int]  # columns, half open
 
 
-def patch_columns(
-    edges: tuple[int, int], size: int = PATCH, stride: int | None = None, remainder: str = "drop"
-) -> list[int]:
+def patch_columns(edges: Edges, size: int = PATCH, stride: int | None = None, remainder: str = "drop") -> list[int]:
     """First columns of the patches that lie side by side on the fabric.
 
     edges: `(start, end)` in columns; size, stride: pixels; the stride is the size where none is given. remainder: what
@@ -36,11 +36,7 @@ def patch_columns(
 
 
 def patch_corners(
-    shape: tuple[int, ...],
-    edges: tuple[int, int] | None = None,
-    size: int = PATCH,
-    stride: int | None = None,
-    remainder: str = "drop",
+    shape: Shape, edges: Edges | None = None, size: int = PATCH, stride: int | None = None, remainder: str = "drop"
 ) -> list[tuple[int, int]]:
     """`(row, column)` of the upper left pixel of each patch of an image of this shape, row by row."""
     edges = (0, shape[1]) if edges is None else edges
@@ -49,11 +45,7 @@ def patch_corners(
 
 
 def extract_patches(
-    image: np.ndarray,
-    edges: tuple[int, int] | None = None,
-    size: int = PATCH,
-    stride: int | None = None,
-    remainder: str = "drop",
+    image: np.ndarray, edges: Edges | None = None, size: int = PATCH, stride: int | None = None, remainder: str = "drop"
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Cut the fabric of a roll into patches, the rows likewise from the top.
 
@@ -99,6 +91,6 @@ def _taper(length):
     return np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1))
 
 
-def patch_maxima(array: np.ndarray, edges: tuple[int, int], size: int = PATCH) -> np.ndarray:
+def patch_maxima(array: np.ndarray, edges: Edges, size: int = PATCH) -> np.ndarray:
     """Maximum inside each patch of a roll: `(N,)`. Of an anomaly map: the patch scores; of a mask: the labels."""
     return np.array([array[y : y + size, x : x + size].max() for y, x in patch_corners(array.shape, edges, size)])
