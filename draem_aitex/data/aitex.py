@@ -74,14 +74,10 @@ def load_aitex(root: Path | str) -> Collection:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected an AITEX folder (see data/README.md)")
     quirks: list[str] = []
-    paths = {kind: _pngs(root, names, quirks) for kind, names in FOLDERS.items()}
+    paths = {role: _pngs(root, names, quirks) for role, names in FOLDERS.items()}
     masks = _pair_masks(paths["mask"], quirks)
-    records = []
-    for kind in ("normal", "defect"):
-        for path in paths[kind]:
-            record = _parse(path, kind, masks, quirks)
-            if record is not None:
-                records.append(record)
+    found = (_parse(path, role, masks, quirks) for role in ("normal", "defect") for path in paths[role])
+    records = [record for record in found if record is not None]
     if not records:
         raise InputError(
             f"{root}: no AITEX folder: found no roll named nnnn_ddd_ff.png in NODefect_images or Defect_images; "
@@ -95,7 +91,7 @@ def load_aitex(root: Path | str) -> Collection:
 
 
 def _pngs(root, folder_names, quirks):
-    """The PNG files of one kind, each name once; what else lies there is reported."""
+    """The PNG files of one role, each name once; what else lies there is reported."""
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in folder_names]
     found = {}
     for path in (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()):
@@ -122,7 +118,7 @@ def _pair_masks(paths, quirks):
     return masks
 
 
-def _parse(path, kind, masks, quirks):
+def _parse(path, role, masks, quirks):
     match = AITEX_NAME.fullmatch(path.stem)
     if match is None:
         quirks.append(f"{path.name}: no roll name (nnnn_ddd_ff.png); not used")
@@ -132,15 +128,15 @@ def _parse(path, kind, masks, quirks):
         quirks.append(f"{path.name}: malformed name (two digits of defect code); kept as a roll of its own")
         defect = "0" + defect
     own_masks = tuple(masks.get(path.stem, ()))
-    if (kind == "normal") != (defect == "000"):
-        where = "defect-free" if kind == "normal" else "defective"
+    if (role == "normal") != (defect == "000"):
+        where = "defect-free" if role == "normal" else "defective"
         quirks.append(f"{path.name}: lies among the {where} rolls with defect code {defect}; not used")
         return None
     if defect not in DEFECTS:
         quirks.append(f"{path.name}: unknown defect code {defect}; used as a defect without a name")
     if path.parent.name in set(FABRIC_FOLDERS.values()) - {FABRIC_FOLDERS.get(fabric)}:
         quirks.append(f"{path.name}: lies in another fabric's folder ({path.parent.name}); the name decides: {fabric}")
-    if kind == "defect" and not own_masks:
+    if role == "defect" and not own_masks:
         quirks.append(f"{path.name}: no mask; counts at roll level only")
     if len(own_masks) > 1:
         quirks.append(f"{path.name}: {len(own_masks)} masks; joined")
@@ -168,7 +164,7 @@ def find_quirks(collection: Collection) -> tuple[str, ...]:
         quirks.append(f"{len(with_alpha)} files carry an alpha channel; ignored: {', '.join(with_alpha)}")
     if grey_edged:
         quirks.append(
-            f"{len(grey_edged)} of {len(masks)} masks have grey edges; a pixel is defect above {MASK_THRESHOLD}: "
+            f"{len(grey_edged)} of {len(masks)} masks have grey edges; defect is what is above {MASK_THRESHOLD}: "
             f"{', '.join(grey_edged)}"
         )
     return tuple(quirks)
@@ -201,30 +197,23 @@ def read_manifest() -> list[dict[str, str]]:
 def verify(root: Path | str) -> list[dict[str, str]]:
     """Compare a folder with the manifest, file by file.
 
-    Files are matched by kind (defect-free, defective, mask) and file name, whatever the folders are called.
+    Files are matched by role (defect-free, defective, mask) and file name, whatever the folders are called.
 
     Returns a list of dicts `{"file", "status"}`, status one of `ok`, `altered`, `unknown`, `missing`.
     Raises `InputError` where `root` is no AITEX folder.
     """
     root = load_aitex(root).root
-    expected = {(_kind(Path(row["path"])), Path(row["path"]).name): row for row in read_manifest()}
+    expected = {(_role(Path(row["path"])), Path(row["path"]).name): row for row in read_manifest()}
     rows = []
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         relative = path.relative_to(root)
         if any(part.startswith(".") for part in relative.parts):
             continue
-        row = expected.pop((_kind(relative), path.name), None)
-        if row is None:
-            status = "unknown"
-        else:
-            same = path.stat().st_size == int(row["bytes"]) and sha256(path) == row["sha256"]
-            status = "ok" if same else "altered"
+        row = expected.pop((_role(relative), path.name), None)
+        status = "unknown" if row is None else "ok" if sha256(path) == row["sha256"] else "altered"
         rows.append({"file": relative.as_posix(), "status": status})
     return rows + [{"file": row["path"], "status": "missing"} for row in expected.values()]
 
 
-def _kind(relative):
-    for kind, names in FOLDERS.items():
-        if relative.parts[0].lower() in names:
-            return kind
-    return None
+def _role(relative):
+    return next((role for role, names in FOLDERS.items() if relative.parts[0].lower() in names), None)
