@@ -50,6 +50,11 @@ class Generator(RealGenerator):
             return super().get_state()
         return torch.tensor([self.initial_seed(), 0]).view(torch.uint8)
 
+    def set_state(self, state):
+        if self.place.type == "cpu":
+            return super().set_state(state)
+        return self.manual_seed(int(state.view(torch.int64)[0]))
+
 
 class _Draws(TorchFunctionMode):
     """Every tensor that a generator draws must lie on its device; and `backward` without PyTorch's engine."""

@@ -6,6 +6,7 @@ import torch
 from fake_cuda import Wait, WrongDevice, fake_cuda
 from fake_cuda import backward as fake_backward
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
+from torch.utils._pytree import tree_leaves
 
 from draem_aitex.anomalies.augmenter import Augmenter
 from draem_aitex.baselines import backbones
@@ -131,6 +132,26 @@ def test_a_training_step(cuda, trainer):
     for weight in trainer.model.parameters():
         at_home(weight, weight.grad, trainer.optimizer.state[weight]["exp_avg"])
     assert trainer.steps == 2 * trainer.ahead > 2 and cuda.reads == RANGE
+
+
+def test_a_training_step_of_the_published_networks(cuda, rolls):
+    trainer = Trainer(rolls, TrainConfig.of_preset("paper", steps=100, batch=2, crop=64), DEVICE)
+    with cuda.allow(RANGE):
+        run_block(trainer)
+    with cuda.strict():
+        at_home(*run_block(trainer).values())
+
+
+def test_a_runs_state_comes_to_the_host_and_goes_back(cuda, trainer):
+    """Every tensor of a checkpoint is on the host; restored, every one is on the device."""
+    with cuda.allow(1000):
+        state = trainer.state(finished=False)
+    tensors = [x for x in tree_leaves(state) if isinstance(x, torch.Tensor)]
+    assert len(tensors) > 100 and all(tensor.device.type == "cpu" for tensor in tensors)
+    trainer.restore(state)
+    at_home(*trainer.model.state_dict().values(), *trainer.average.state_dict().values())
+    at_home(*(state["exp_avg"] for state in trainer.optimizer.state.values()))
+    run_block(trainer)
 
 
 def _crops_by_indices_on_the_host(trainer, monkeypatch):
