@@ -131,6 +131,17 @@ def test_an_image_is_turned_as_the_camera_was_held(grey, kind, options, orientat
         assert notes[0] == f"turned upright, as its EXIF orientation ({orientation}) says"
 
 
+@pytest.mark.parametrize("orientation", [0, 9, 99])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_an_orientation_that_exif_does_not_have_turns_nothing(grey, kind, orientation, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation  # 0 is what some programs write for none
+    path = tmp_path / "upright"
+    path.write_bytes(encoded(Image.fromarray(grey), kind, exif=exif))
+    image, notes = read_noted(path)
+    assert notes == [] and image.shape == image_size(path)[:2] == grey.shape
+
+
 def test_a_truncated_jpeg_is_named_even_with_a_preview_in_its_header(grey, tmp_path):
     whole = encoded(Image.fromarray(grey), "JPEG", quality=95)
     preview = b"\xff\xe1" + struct.pack(">H", 2 + len(whole)) + whole  # with an end mark of its own
@@ -163,6 +174,17 @@ def test_damage_that_libtiff_finds_does_not_reach_the_terminal(grey, tmp_path, c
         with pytest.raises(InputError, match="damaged.tif: not a readable image .*decoder error"):
             read_image(tmp_path / "damaged.tif")
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_pillow_logs_does_not_reach_the_terminal(grey, tmp_path):
+    """Pillow logs an error where a TIFF states too many samples; in its own process, for pytest logs too."""
+    data = bytearray(encoded(Image.fromarray(grey).convert("RGB"), "TIFF"))
+    tag = data.index(struct.pack("<HHI", ExifTags.Base.SamplesPerPixel, 3, 1))
+    data[tag + 8 : tag + 10] = struct.pack("<H", 3843)
+    (tmp_path / "samples.tif").write_bytes(data)
+    code = f"from draem_aitex.data.images import read_image; read_image({str(tmp_path / 'samples.tif')!r})"
+    error = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    assert "samples.tif: not a readable image" in error and "More samples" not in error
 
 
 def test_truncated_and_damaged_pngs_are_named(grey, tmp_path):

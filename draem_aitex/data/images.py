@@ -1,5 +1,6 @@
 """Reading image files with Pillow: any of the usual formats becomes grey levels, and a broken file is named."""
 
+import logging
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ _SILENCE = Lock()
 
 # What Pillow warns of is an error here or of no consequence. `catch_warnings` would not be safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python would print what nobody listens to
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -80,10 +82,11 @@ def image_size(path: Path | str) -> tuple[int, int, int]:
 
 
 def _orientation(image):
-    """The EXIF orientation: 1 upright, 5 to 8 on its side. Of a PNG only where it says so before its pixels."""
+    """The EXIF orientation: 1 upright or unknown, 5 to 8 turned. Of a PNG only where it stands before its pixels."""
     if image.format == "PNG" and "exif" not in image.info:  # to look further would decode it
         return UPRIGHT
-    return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    found = image.getexif().get(ExifTags.Base.Orientation)
+    return found if found in range(2, 9) else UPRIGHT
 
 
 def _grey(path, image, deep):
