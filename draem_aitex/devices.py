@@ -10,8 +10,10 @@ import torch
 
 from draem_aitex.errors import InputError
 
+Device = str | torch.device  # "auto", "cpu", "cuda", "cuda:1", …
 
-def pick_device(name: str | torch.device = "auto") -> torch.device:
+
+def pick_device(name: Device = "auto") -> torch.device:
     """The device to compute on: "auto" is CUDA where there is one, else the CPU.
 
     Apple's MPS is neither chosen nor accepted: nothing of this library was ever run on it. Raises `InputError` for it,

@@ -3,22 +3,22 @@
 import datetime
 import platform
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from draem_aitex import devices
 from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
 from draem_aitex.data.patcher import PATCH, patch_corners
 from draem_aitex.data.rolls import Collection, load_rolls
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.draem import DraemDetector
+from draem_aitex.devices import Device, describe
 from draem_aitex.errors import InputError
 from draem_aitex.evaluation.evaluator import evaluate
+from draem_aitex.files import FilePath
 from draem_aitex.training import distributed, loop
 from draem_aitex.training.checkpoint import describe_split, load_checkpoint
 from draem_aitex.training.config import TrainConfig
@@ -27,7 +27,6 @@ from draem_aitex.training.model_card import kept_figures
 DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DraemDetector, VAE, PatchCore)}
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 MINUTES = 8.0  # of training, where nothing else is asked for
-SomeDetector = TypeVar("SomeDetector", bound=Detector)
 
 
 def train(
@@ -36,8 +35,8 @@ def train(
     *,
     minutes: float | None = None,
     steps: int | None = None,
-    checkpoint: Path | str | None = None,
-    device: str | torch.device = "auto",
+    checkpoint: FilePath | None = None,
+    device: Device = "auto",
     quiet: bool = False,
     **options: Any,
 ) -> DraemDetector:
@@ -67,7 +66,8 @@ def train(
         >>> from draem_aitex import TrainConfig, load_simulated, train
         >>> detector = train(load_simulated().of_fabrics(["01"]), TrainConfig(steps=2, batch=2, crop=64), quiet=True)
     """
-    config = replace(config or TrainConfig(minutes=MINUTES), **_budget(config, minutes, steps))
+    budget = {} if minutes is None and steps is None else {"minutes": minutes, "steps": steps}
+    config = replace(config or TrainConfig(minutes=MINUTES), **budget)  # type: ignore[arg-type]
     figure = None
     if "on_log" not in options and "ipykernel" in sys.modules and not quiet:
         from draem_aitex.training import live  # with matplotlib
@@ -80,31 +80,20 @@ def train(
     return finish(data, config, result, checkpoint, device)
 
 
-def _budget(config: TrainConfig | None, minutes: float | None, steps: int | None) -> dict[str, Any]:
-    if minutes is None and steps is None:
-        return {}
-    return {"minutes": minutes, "steps": steps}
-
-
 def run(
-    data: Collection,
-    config: TrainConfig,
-    checkpoint: Path | str | None = None,
-    device: str | torch.device = "auto",
-    **options: Any,
+    data: Collection, config: TrainConfig, checkpoint: FilePath | None = None, device: Device = "auto", **options: Any
 ) -> loop.TrainResult:
     """The first half of `train`: networks, not yet a detector. The arguments are those of `train`."""
     distributed.in_turn(lambda: check_parts(data))
-    extra = _origin(data)
-    return loop.train_networks(load_rolls(data.train), config, checkpoint, device, extra=extra, **options)
+    return loop.train_networks(load_rolls(data.train), config, checkpoint, device, extra=_origin(data), **options)
 
 
 def finish(
     data: Collection,
     config: TrainConfig,
     result: loop.TrainResult,
-    checkpoint: Path | str | None = None,
-    device: str | torch.device = "auto",
+    checkpoint: FilePath | None = None,
+    device: Device = "auto",
     command: str = "draem_aitex.train(data, …) in Python",
 ) -> DraemDetector:
     """The second half of `train`: offsets, threshold and the development rolls' figures, once for a run.
@@ -127,30 +116,23 @@ def finish(
 
 
 def fit(
-    detector: SomeDetector,
-    data: Collection,
-    seed: int = 0,
-    command: str = "draem_aitex.workflow.fit(detector, data, …) in Python",
-    **arguments: Any,
-) -> SomeDetector:
+    detector: VAE | PatchCore, data: Collection, seed: int = 0, command: str = "fit in Python", **arguments: Any
+) -> Detector:
     """Fit one of the baselines to the normal rolls of a collection, calibrate it, and judge it on development rolls.
 
-    detector: a `VAE` or a `PatchCore`; seed: of weights, crops and vectors; arguments: of its own `fit`. Returns it.
+    seed: of weights, crops and vectors; arguments: of the detector's own `fit`. Returns the detector.
     """
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed: {seed!r}; expected 0 to 2^63 - 1; give another one")
     check_parts(data)
-    started = time.perf_counter()
-    detector.fit(load_rolls(data.train), torch.Generator().manual_seed(seed), **arguments)  # type: ignore[attr-defined]
-    detector.about = {"seed": seed, "seconds": time.perf_counter() - started, **_origin(data)}
+    detector.fit(load_rolls(data.train), torch.Generator().manual_seed(seed), **arguments)
+    detector.about |= {"seed": seed, **_origin(data)}
     detector.about["fabrics"] = list(detector.fabrics) or detector.about["fabrics"]
     _judged(detector, data, command)
     return detector
 
 
-def load_detector(
-    path: Path | str, device: str | torch.device = "auto", quiet: bool = False, bfloat16: bool = False
-) -> Detector:
+def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, bfloat16: bool = False) -> Detector:
     """The detector of a checkpoint file, whichever it holds, or a shipped one by its name.
 
     Args:
@@ -206,7 +188,7 @@ def _judged(detector: Detector, data: Collection, command: str) -> None:
         detector.about["figures"] = {"development": kept_figures(judged.figures())}
     detector.about["made"] = {
         "date": datetime.date.today().isoformat(),
-        "machine": devices.describe(detector.device),
+        "machine": describe(detector.device),
         "command": command,
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
     }

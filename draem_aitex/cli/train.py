@@ -45,11 +45,11 @@ def run(options: argparse.Namespace) -> int:
     from draem_aitex import workflow
     from draem_aitex.training import distributed
 
-    shared.check_writable(options.out)
     with distributed.joined(options.device) as device:
         if distributed.rank() > 0:
             sys.stdout = open(os.devnull, "w")
         # Process by process: the first one makes the simulated fabric, if need be.
+        distributed.in_turn(lambda: shared.check_writable(options.out))
         config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
         shared.announce_split(data)
         result = workflow.run(
