@@ -94,9 +94,8 @@ def test_everything_arrives_and_is_asked_for_once(site, tmp_path):
 def test_a_broken_transfer_goes_on(site, tmp_path, ranges):
     site[2].cut["Defect_images.7z"] = 5000
     site[2].ranges = ranges
-    with pytest.raises(
-        InputError, match=r"Defect_images.7z: broke off after 5000 of \d+ bytes; run the same command again"
-    ):
+    said = rf"^{site[0]}/Defect_images.7z: broke off after 5000 of \d+ bytes; run the same command again to go on$"
+    with pytest.raises(InputError, match=said):
         fetched(site, tmp_path / "data")
     assert files(tmp_path / "data") == [".Defect_images.7z.part"]
     fetched(site, tmp_path / "data")

@@ -81,9 +81,11 @@ def fetch(url: str, part: Path, progress: bool = True) -> None:
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            resumed = answer.status == 206
-            total = int(answer.headers.get("Content-Length") or 0) + (have if resumed else 0)
-            _receive(answer, part, have if resumed else 0, total, url, progress)
+            start = have if answer.status == 206 else 0
+            total = start + int(answer.headers.get("Content-Length") or 0)
+            bar = {"total": total or None, "initial": start, "desc": url.rsplit("/", 1)[-1], "disable": not progress}
+            with open(part, "ab" if start else "wb") as file, tqdm.wrapattr(answer, "read", **bar) as stream:
+                shutil.copyfileobj(stream, file, CHUNK)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing left to send: the last call was cut off after the last byte
             return
@@ -91,14 +93,7 @@ def fetch(url: str, part: Path, progress: bool = True) -> None:
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise InputError(f"{url}: cannot be fetched ({reason}); check the connection and --url") from None
-
-
-def _receive(answer, part, have, total, url, progress):
-    bar = {"total": total or None, "initial": have, "desc": url.rsplit("/", 1)[-1], "disable": not progress}
-    with open(part, "ab" if have else "wb") as file, tqdm.wrapattr(answer, "read", **bar) as stream:
-        shutil.copyfileobj(stream, file, CHUNK)
-    arrived = part.stat().st_size
-    if total and arrived < total:
+    if (arrived := part.stat().st_size) < total:
         raise InputError(f"{url}: broke off after {arrived} of {total} bytes; run the same command again to go on")
 
 
