@@ -12,23 +12,20 @@ from draem_aitex.plots import WIDTH, check_shapes, draw_image, draw_map, panels
 GREY, RED, TEAL, DARK = "#546e7a", "#d50000", "#00838f", "#263238"
 
 
-def plot_training(
-    log: Sequence[Mapping[str, float]] | Mapping[str, Sequence[float]], sample: Mapping[str, np.ndarray] | None = None
-) -> Figure:
+def plot_training(log: Sequence[Mapping[str, float]], sample: Mapping[str, np.ndarray] | None = None) -> Figure:
     """Loss curves: the reconstruction's parts, the segmentation's parts, the learning rate; below them a sample.
 
-    log: rows as `TrainResult.log` has them, or a dict of lists with the same keys. sample: title to `(H, W)` in
-    [0, 1]; images whose title ends in "mask" are drawn on the scale of anomaly maps.
+    log: rows as `TrainResult.log` has them. sample: title to `(H, W)` in [0, 1]; images whose title ends in "mask" are
+    drawn on the scale of anomaly maps.
     """
-    if not isinstance(log, Mapping):
-        log = {name: [row[name] for row in log] for name in (log[0] if log else {})}
+    steps = [row["step"] for row in log]
     figure = Figure(figsize=(WIDTH, 5.4 if sample else 2.8), layout="constrained")
     upper, lower = figure.subfigures(2 if sample else 1, 1, squeeze=False).flat[[0, -1]]
     axes = upper.subplots(1, 3)
     parts = (("reconstruction", ("l1", "ssim", "fft")), ("segmentation", ("bce", "focal")), ("learning rate", ()))
     for axis, (title, names) in zip(axes, parts, strict=True):
         for name in names:
-            axis.plot(log.get("step", []), log.get(name, []), label=name)
+            axis.plot(steps, [row[name] for row in log], label=name)
         axis.set_title(title, fontsize=10, loc="left")
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
@@ -37,7 +34,7 @@ def plot_training(
             narrow = {"fontsize": 9, "ncols": 3, "handlelength": 0.8, "handletextpad": 0.4, "columnspacing": 0.8}
             # Above the axis: inside it would cover a curve.
             axis.legend(**narrow, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
-    axes[2].plot(log.get("step", []), log.get("learning_rate", []), color="black")
+    axes[2].plot(steps, [row["learning_rate"] for row in log], color="black")
     if sample:
         for axis, (title, image) in zip(
             lower.subplots(1, len(sample), squeeze=False).flat, sample.items(), strict=True
@@ -46,12 +43,10 @@ def plot_training(
     return figure
 
 
-def plot_roc_pr(
-    labels: Any, scores: Any, threshold: float | None = None, grid: Any = None, bands: Any = None
-) -> Figure:
+def plot_roc_pr(labels: Any, scores: Any, threshold: float | None = None, bands: Any = ()) -> Figure:
     """ROC and precision-recall curve; the threshold's operating point as a dot, bands behind the curves.
 
-    labels: bool `(N,)`; scores: float `(N,)`; bands: of `bootstrap.curve_bands` or None, at `grid`. Raises
+    labels: bool `(N,)`; scores: float `(N,)`; bands: of `bootstrap.curve_bands`, or None. Raises
     `InputError` where a class is missing or the shapes differ.
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
@@ -72,8 +67,8 @@ def plot_roc_pr(
         roc.plot(predicted[~labels].mean(), found, "o", color=RED, label="threshold")
         if predicted.any():
             pr.plot(found, labels[predicted].mean(), "o", color=RED, label="threshold")
-    for axis, band in zip((roc, pr), () if bands is None else bands, strict=False):
-        axis.fill_between(grid, *band, alpha=0.2, linewidth=0)
+    for axis, (low, high) in zip((roc, pr), () if bands is None else bands, strict=False):
+        axis.fill_between(np.linspace(0, 1, len(low)), low, high, alpha=0.2, linewidth=0)
     roc.set(title="ROC", xlabel="false-positive rate", ylabel="recall")
     pr.set(title="precision-recall", xlabel="recall", ylabel="precision")
     for axis in (roc, pr):
@@ -142,18 +137,6 @@ def plot_levels(networks: Mapping[str, Sequence[tuple[int, int, int]]], skips: S
         axis.set(xlim=(-0.6, len(shapes) - 0.4), ylim=(-0.85, 0.7))
         axis.set_title(name, fontsize=10, loc="left")
         axis.set_axis_off()
-    return figure
-
-
-def plot_spectrum(patch: np.ndarray) -> Figure:
-    """An image and its spectrum, log(1 + |F|), zero frequency in the middle. patch: `(H, W)`, uint8 or 0 to 1."""
-    image = np.asarray(patch, np.float32) / (255 if np.asarray(patch).dtype == np.uint8 else 1)
-    spectrum = np.log1p(np.abs(np.fft.fftshift(np.fft.fft2(image - image.mean(), norm="ortho"))))
-    figure, ((left, right),) = panels(WIDTH * 0.75, 3.4, columns=2)
-    draw_image(left, image, title="fabric")
-    shown = right.imshow(spectrum, cmap="viridis", vmin=0, extent=(-0.5, 0.5, 0.5, -0.5))
-    right.set(title="spectrum", xlabel="cycles per px across", ylabel="cycles per px down")
-    figure.colorbar(shown, ax=right, label="log(1 + |F|)")
     return figure
 
 

@@ -23,13 +23,14 @@ MAP_COLOURS = "magma"
 DEFECT, PREDICTED, EDGE = "#00c853", "#29b6f6", "#ffab00"  # outlines: ground truth, prediction, edges of the fabric
 Images = Sequence[np.ndarray]
 Mask = np.ndarray | None
+Masks = Sequence[Mask] | None
 Titles = Sequence[str] | None
-Columns = tuple[int, int]  # first and last, half open
+Columns = tuple[int, int] | None  # first and last, half open
 Side = Literal["left", "center"]
 
 
 def show_rolls(
-    rolls: Images, titles: Titles = None, edges: Sequence[Columns] | None = None, masks: Sequence[Mask] | None = None
+    rolls: Images, titles: Titles = None, edges: Sequence[tuple[int, int]] | None = None, masks: Masks = None
 ) -> Figure:
     """Rolls one above the other, the edges of the fabric as lines, a ring around every defect.
 
@@ -40,18 +41,14 @@ def show_rolls(
     parts = zip(axes.flat, rolls, titles or repeat(""), edges or repeat(()), masks or repeat(None), strict=False)
     for axis, roll, title, columns, mask in parts:
         draw_image(axis, roll, 255, title=title, side="left")
-        _ring(axis, mask, DEFECT, roll)
+        _mark(axis, mask, DEFECT, roll, ring=True)
         for column in columns:
             axis.axvline(min(column, roll.shape[1] - 1), color=EDGE, linewidth=1.5)
     return figure
 
 
 def show_crops(
-    crops: Images,
-    titles: Titles = None,
-    masks: Sequence[Mask] | None = None,
-    columns: int = 4,
-    scale: float | tuple[float, float] = 1,
+    crops: Images, titles: Titles = None, masks: Masks = None, columns: int = 4, scale: float | tuple[float, float] = 1
 ) -> Figure:
     """A grid of crops on one fixed scale, masks as outlines.
 
@@ -67,7 +64,7 @@ def show_crops(
         axis.set_axis_off()
     for axis, crop, title, mask in zip(axes.flat, crops, titles or repeat(""), masks or repeat(None), strict=False):
         draw_image(axis, crop, high, low, title)
-        _outline(axis, mask, DEFECT, crop)
+        _mark(axis, mask, DEFECT, crop)
     return figure
 
 
@@ -95,8 +92,8 @@ def show_map(
     anomaly_map: np.ndarray,
     mask: Mask = None,
     threshold: float | None = None,
-    edges: Columns | None = None,
-    zoom: Columns | None = None,
+    edges: Columns = None,
+    zoom: Columns = None,
 ) -> Figure:
     """A roll above its anomaly map: ground truth in green, prediction (what is above the threshold) in blue.
 
@@ -112,20 +109,16 @@ def show_map(
     draw_image(above, image, 255, title="roll", side="left")
     figure.colorbar(draw_map(below, anomaly_map, "anomaly map, 0–1", "left"), ax=axes, fraction=0.02, pad=0.01)
     for axis in (above, below):
-        if mask is not None:
-            (_ring if zoom is None else _outline)(axis, mask[:, first:last], DEFECT, image)
+        _mark(axis, None if mask is None else mask[:, first:last], DEFECT, image, ring=zoom is None)
         for column in [edge for edge in edges or () if first <= edge <= last]:
             axis.axvline(min(column, last - 1) - first, color=EDGE, linewidth=1)
     if threshold is not None:
-        _outline(above, anomaly_map > threshold, PREDICTED, image)
+        _mark(above, anomaly_map > threshold, PREDICTED, image)
     return figure
 
 
 def show_maps_compared(
-    image: np.ndarray,
-    maps: Mapping[str, np.ndarray],
-    mask: Mask = None,
-    thresholds: Mapping[str, float] | None = None,
+    image: np.ndarray, maps: Mapping[str, np.ndarray], mask: Mask = None, thresholds: Mapping[str, float] | None = None
 ) -> Figure:
     """One roll, and one map per detector; each is divided by twice its threshold, so that 0.5 is every threshold.
 
@@ -140,7 +133,7 @@ def show_maps_compared(
         colours = draw_map(axis, np.clip(relative, 0, 1), name, "left")
     figure.colorbar(colours, ax=axes, fraction=0.02, pad=0.01, label="score / (2 × threshold); 0.5 = threshold")
     for axis in axes.flat:
-        _ring(axis, mask, DEFECT, image)
+        _mark(axis, mask, DEFECT, image, ring=True)
     return figure
 
 
@@ -172,22 +165,20 @@ def check_shapes(first: Any, second: Any, names: str) -> None:
         raise InputError(f"{names}: shapes {np.shape(first)}, {np.shape(second)}; expected one shape; give such arrays")
 
 
-def _outline(axis: Axes, mask: Mask, colour: str, image: np.ndarray) -> None:
-    """Draw the outline of a mask, if there is one, on its image."""
+def _mark(axis: Axes, mask: Mask, colour: str, image: np.ndarray, ring: bool = False) -> None:
+    """Draw the outline of a mask, if there is one, on its image.
+
+    ring: defects are small on a whole roll, and a ring at 28 px or more from each makes them easy to find.
+    """
     if mask is None:
         return
     check_shapes(image, mask, "image and mask")
-    contours, _ = cv2.findContours(np.asarray(mask).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    for contour in contours:
-        axis.plot(*np.vstack([contour[:, 0], contour[:1, 0]]).T, color=colour, linewidth=1.2)
-
-
-def _ring(axis: Axes, mask: Mask, colour: str, image: np.ndarray) -> None:
-    """Defects are small on a whole roll: a ring 28 px or more away from each makes them easy to find."""
-    if mask is None:
+    marked = np.asarray(mask).astype(np.uint8)
+    if not ring:
+        for contour in cv2.findContours(marked, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
+            axis.plot(*np.vstack([contour[:, 0], contour[:1, 0]]).T, color=colour, linewidth=1.2)
         return
-    check_shapes(image, mask, "image and mask")
-    near = cv2.dilate(np.asarray(mask).astype(np.uint8), np.ones((25, 25), np.uint8))
+    near = cv2.dilate(marked, np.ones((25, 25), np.uint8))
     for x, y, width, height, _ in cv2.connectedComponentsWithStats(near, connectivity=8)[2][1:]:
         left, right = np.clip([x - 28, x + width + 28], 0, mask.shape[1] - 1)
         top, bottom = np.clip([y - 28, y + height + 28], 0, mask.shape[0] - 1)

@@ -53,7 +53,7 @@ def test_the_page_is_one_file_and_shows_everything(judged, tmp_path):
     ):  # fmt: skip
         assert words in text, words
     assert text.index("0009_000_00: row 10") < text.index("0009_000_00: row 20"), "the highest score first"
-    assert "0106_010_03: broken pick, no mask: counts at roll level only" in text
+    assert "0106_010_03: broken pick, no mask: counts as a roll only" in text
     assert "0001_019_00: fuzzyball, 1 of 2 hit, 0 false positives" in text
     assert "0009_000_00: normal, 2 false positives, score 0.700" in text
 

@@ -38,7 +38,6 @@ FIGURES = {
     "scores": lambda: charts.plot_scores(RNG.random(50), RNG.random(9), 0.8),
     "losses": lambda: charts.plot_losses_table(["L1", "SSIM"], ["blur", "shift", "dark"], np.ones((3, 2))),
     "levels": lambda: charts.plot_levels({"one": [(16, 8, 8), (32, 4, 4), (16, 8, 8)]}, skips=["one"]),
-    "spectrum": lambda: charts.plot_spectrum(ROLL[:, :256]),
     "defect sizes": lambda: charts.plot_defect_sizes({"nep": [5, 50, 500], "crease": [7]}),
     "hits": lambda: charts.plot_hits([("nep", 2, 3), ("crease", 0, 0)]),
 }

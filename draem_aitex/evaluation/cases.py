@@ -55,12 +55,10 @@ def strip(roll: Roll, scores: np.ndarray, threshold: float, outcome: RollOutcome
     _outline(image, scores > threshold, BLUE, width)
     if roll.mask is not None:
         _outline(image, dilate(roll.mask), GREEN, width)
-    count, hits = len(outcome.false_positives), sum(defect.hit for defect in outcome.defects)
+    count, hits = len(outcome.false_positives), [defect.hit for defect in outcome.defects]
     found = f"{count} false positive{'' if count == 1 else 's'}"
-    if roll.defect != NORMAL and outcome.defects:
-        found = f"{hits} of {len(outcome.defects)} hit, {found}"
-    elif roll.defect != NORMAL:
-        found = "no mask: counts at roll level only"
+    if roll.defect != NORMAL:
+        found = f"{sum(hits)} of {len(hits)} hit, {found}" if hits else "no mask: counts as a roll only"
     what = "normal" if roll.defect == NORMAL else defect_name(roll.defect)
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return f"{roll.name}: {what}, {found}, score {scores.max():.3f}", jpeg(small)

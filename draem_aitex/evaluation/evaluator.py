@@ -168,13 +168,13 @@ def evaluate(
 def _threshold(detector: Detector, fpr: float | None, threshold: Threshold | None) -> Threshold:
     if fpr is not None and threshold is not None:
         raise InputError("fpr and threshold: both given; expected one of them; leave one out")
-    if fpr is None:
-        found = threshold or detector.threshold
-    else:
-        found = detector.calibration.threshold(fpr) if detector.calibration else None
-    if found is None:
+    if fpr is not None and detector.calibration is not None:
+        threshold = detector.calibration.threshold(fpr)
+    elif fpr is None:
+        threshold = threshold or detector.threshold
+    if threshold is None:
         raise InputError(f"{detector.name}: not calibrated; expected a threshold; call detector.calibrate(data) first")
-    return found
+    return threshold
 
 
 def _unseen(about: dict[str, Any], rolls: list[Record | Roll]) -> tuple[list[Record | Roll], list[str]]:
@@ -182,8 +182,7 @@ def _unseen(about: dict[str, Any], rolls: list[Record | Roll]) -> tuple[list[Rec
     fabrics = about.get("fabrics") or [roll.fabric for roll in rolls]
     part_of = {digest: part for part, files in about.get("split", {}).items() for digest in files.values()}
     parts = [part_of.get(sha256(roll.path), "") if isinstance(roll, Record) else "" for roll in rolls]
-    seen = [part in ("train", "calibration") for part in parts]
-    strange = [roll.fabric not in fabrics for roll in rolls]
+    seen, strange = [part in ("train", "calibration") for part in parts], [r.fabric not in fabrics for r in rolls]
     chosen = [index for index in range(len(rolls)) if not seen[index] and not strange[index]]
     left_out = (
         f"{sum(seen)} of {len(rolls)} rolls left out that the detector was trained or calibrated on, {sum(strange)} "

@@ -30,7 +30,7 @@ Pixels = Mapping[tuple[str, bool], PixelHistogram]  # by fabric, and whether the
 class RollResult:
     """One roll. score: its map's maximum; columns: of fabric.
 
-    judged is False for a defective roll without a mask, or with an empty one: it counts at roll level only, and what
+    judged is False for a defective roll without a mask, or with an empty one: it counts as a roll only, and what
     follows stays empty. giant: a mask of 100,000 px or more; labels: bool, scores: float64, of its patches, `(N,)`
     each; false_positives: predicted regions on no defect; pixel_counts: as `metrics.decision_counts` gives them.
     """

@@ -2,13 +2,16 @@
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup
 
 from draem_aitex import charts
 from draem_aitex.evaluation import bootstrap, text_table
-from draem_aitex.evaluation.evaluator import Evaluation
+
+if TYPE_CHECKING:  # it imports this module
+    from draem_aitex.evaluation.evaluator import Evaluation
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("draem_aitex.evaluation", "."),
@@ -16,23 +19,23 @@ _TEMPLATES = jinja2.Environment(
 )  # fmt: skip
 
 
-def page(evaluation: Evaluation) -> str:
+def page(evaluation: "Evaluation") -> str:
     """One HTML page that loads nothing; strips of whole rolls are in it where the evaluation was made with `images`."""
     return _rendered("report.html.j2", evaluation, curves=_curves(evaluation))
 
 
-def tables(evaluation: Evaluation) -> str:
+def tables(evaluation: "Evaluation") -> str:
     """What was judged and the tables, as a piece of HTML for a notebook."""
     return _rendered("tables.html.j2", evaluation)
 
 
-def _rendered(template: str, evaluation: Evaluation, **parts: object) -> str:
+def _rendered(template: str, evaluation: "Evaluation", **parts: object) -> str:
     figures = evaluation.figures()
     parts |= {"sentences": text_table.sentences(figures), "tables": text_table.tables(figures)}
     return _TEMPLATES.get_template(template).render(parts, evaluation=evaluation)
 
 
-def _curves(evaluation: Evaluation) -> dict[str, bytes]:
+def _curves(evaluation: "Evaluation") -> dict[str, bytes]:
     """What the curves show, and each as a PNG; none where all patches are of one class."""
     labels, scores, owners = evaluation.patch_arrays()
     if not labels.any() or labels.all():
@@ -40,7 +43,7 @@ def _curves(evaluation: Evaluation) -> dict[str, bytes]:
     threshold = evaluation.threshold.value
     bands = bootstrap.curve_bands(labels, scores, bootstrap.draw_rolls(len(evaluation.rolls))[:, owners])
     figures = {
-        "ROC and precision-recall": charts.plot_roc_pr(labels, scores, threshold, bootstrap.GRID, bands),
+        "ROC and precision-recall": charts.plot_roc_pr(labels, scores, threshold, bands),
         "patch scores": charts.plot_scores(scores[~labels], scores[labels], threshold),
     }
     files = {name: io.BytesIO() for name in figures}
