@@ -6,25 +6,26 @@ and masks named `nnnn_ddd_ff_mask.png`.
 """
 
 import csv
+import json
 import re
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from draem_aitex.data.images import image_size, read_image
-from draem_aitex.data.rolls import AITEX_NAME, MASK_THRESHOLD, PARTS, Collection, Record, read_mask
+from draem_aitex.data.rolls import AITEX_NAME, MASK_THRESHOLD, NORMAL, PARTS, Collection, Record, read_mask
 from draem_aitex.errors import InputError
-from draem_aitex.files import sha256
+from draem_aitex.files import FilePath, sha256
 
-DEFECTS = {
-    "000": "no defect", "002": "broken end", "006": "broken yarn", "010": "broken pick",
-    "016": "weft curling", "019": "fuzzyball", "022": "cut selvage", "023": "crease",
-    "025": "warp ball", "027": "knots", "029": "contamination", "030": "nep",
-    "036": "weft crack",
-}  # fmt: skip
+_TABLES = json.loads(Path(__file__).with_name("aitex.json").read_text(encoding="utf-8"))
+DEFECTS: dict[str, str] = _TABLES["defects"]  # code to name
+FABRIC_FOLDERS: dict[str, str] = _TABLES["fabric_folders"]  # fabric code to the folder of its normal rolls
+FOLDERS: dict[str, list[str]] = _TABLES["role_folders"]  # of the official archives and of copies, in lower case
+SIMULATED_MARK = "simulated.json"  # the loom leaves this file in every folder it makes
+ROLL_HEIGHT, ROLL_WIDTH = 256, 4096  # pixels
+
+_MASK_NAME = re.compile(r"(\d{4}_\d{2,3}_\d{2})_mask\d?")
 
 
 def defect_name(code: str) -> str:
@@ -32,25 +33,7 @@ def defect_name(code: str) -> str:
     return DEFECTS.get(code, "unknown defect" if code.isdigit() else code)
 
 
-FABRIC_FOLDERS = {
-    "00": "2311694-2040n7u", "01": "2608691-202020u", "02": "2306894-210033u", "03": "2311694-1930c7u",
-    "04": "2311517-195063u", "05": "2306881-210020u", "06": "2311980-185026u",
-}  # fmt: skip
-
-# The folder names seen in the official archives and in the copies people have, in lower case.
-FOLDERS = {
-    "normal": ("nodefect_images", "nodefect"),
-    "defect": ("defect_images", "defect"),
-    "mask": ("mask_images", "mask"),
-}
-
-SIMULATED_MARK = "simulated.json"  # the loom leaves this file in every folder it makes
-ROLL_HEIGHT, ROLL_WIDTH = 256, 4096  # pixels
-
-_MASK_NAME = re.compile(r"(\d{4}_\d{2,3}_\d{2})_mask\d?")
-
-
-def load_aitex(root: Path | str) -> Collection:
+def load_aitex(root: FilePath) -> Collection:
     """Read the names in an AITEX folder, real or simulated, pair the masks, and split the rolls (`split_records`).
 
     Accepts the official layout and the common copies (`NODefect_images`, `NoDefect_images`, `NoDefect`, with or
@@ -76,18 +59,14 @@ def load_aitex(root: Path | str) -> Collection:
     quirks: list[str] = []
     paths = {role: _pngs(root, names, quirks) for role, names in FOLDERS.items()}
     masks = _pair_masks(paths["mask"], quirks)
-    found = (_parse(path, role, masks, quirks) for role in ("normal", "defect") for path in paths[role])
-    records = [record for record in found if record is not None]
+    found = [_parse(path, role, masks, quirks) for role in ("normal", "defect") for path in paths[role]]
+    records = tuple(record for record in found if record is not None)
     if not records:
-        raise InputError(
-            f"{root}: no AITEX folder: found no roll named nnnn_ddd_ff.png in NODefect_images or Defect_images; "
-            "give the folder that holds these two (see data/README.md)"
-        )
-    for stem in sorted(set(masks) - {record.name for record in records}):
-        quirks.append(f"{stem}: has a mask but no image; the mask is not used")
+        raise InputError(f"{root}: no AITEX folder: holds no roll nnnn_ddd_ff.png; give another (see data/README.md)")
+    names = {record.name for record in records}
+    quirks += [f"{stem}: has a mask but no image; the mask is not used" for stem in sorted(masks) if stem not in names]
     source = "simulated fabric" if (root / SIMULATED_MARK).is_file() else "AITEX"
-    parts: dict[str, Any] = split_records(records)
-    return Collection(root, source, tuple(records), quirks=tuple(quirks), **parts)
+    return Collection(root, source, records, quirks=tuple(quirks), **split_records(records))  # type: ignore[arg-type]
 
 
 def _pngs(root, folder_names, quirks):
@@ -98,49 +77,44 @@ def _pngs(root, folder_names, quirks):
         place = path.relative_to(root).as_posix()
         if path.suffix.lower() != ".png":
             quirks.append(f"{place}: not a PNG; not used")
-        elif path.stem in found:
-            quirks.append(f"{place}: the same name as {found[path.stem].relative_to(root).as_posix()}; not used")
-        else:
-            found[path.stem] = path
-            if path.parent.name == "unused":
-                quirks.append(f"{place}: in a folder called unused, but a complete roll of AITEX; used")
+        elif (first := found.setdefault(path.stem, path)) is not path:
+            quirks.append(f"{place}: the same name as {first.relative_to(root).as_posix()}; not used")
+        elif path.parent.name == "unused":
+            quirks.append(f"{place}: in a folder called unused, but a complete roll of AITEX; used")
     return list(found.values())
 
 
 def _pair_masks(paths, quirks):
     masks = {}
     for path in paths:
-        match = _MASK_NAME.fullmatch(path.stem)
-        if match is None:
-            quirks.append(f"{path.name}: no mask name (nnnn_ddd_ff_mask.png); not used")
-        else:
+        if match := _MASK_NAME.fullmatch(path.stem):
             masks.setdefault(match[1], []).append(path)
+        else:
+            quirks.append(f"{path.name}: no mask name (nnnn_ddd_ff_mask.png); not used")
     return masks
 
 
 def _parse(path, role, masks, quirks):
     match = AITEX_NAME.fullmatch(path.stem)
-    if match is None:
-        quirks.append(f"{path.name}: no roll name (nnnn_ddd_ff.png); not used")
-        return None
-    number, defect, fabric = match.groups()
-    if len(defect) == 2:
-        quirks.append(f"{path.name}: malformed name (two digits of defect code); kept as a roll of its own")
-        defect = "0" + defect
-    own_masks = tuple(masks.get(path.stem, ()))
-    if (role == "normal") != (defect == "000"):
-        where = "defect-free" if role == "normal" else "defective"
-        quirks.append(f"{path.name}: lies among the {where} rolls with defect code {defect}; not used")
-        return None
-    if defect not in DEFECTS:
-        quirks.append(f"{path.name}: unknown defect code {defect}; used as a defect without a name")
-    if path.parent.name in set(FABRIC_FOLDERS.values()) - {FABRIC_FOLDERS.get(fabric)}:
-        quirks.append(f"{path.name}: lies in another fabric's folder ({path.parent.name}); the name decides: {fabric}")
-    if role == "defect" and not own_masks:
-        quirks.append(f"{path.name}: no mask; counts at roll level only")
-    if len(own_masks) > 1:
-        quirks.append(f"{path.name}: {len(own_masks)} masks; joined")
-    return Record(path, int(number), defect, fabric, own_masks)
+    number, digits, fabric = match.groups() if match else (0, "", "")
+    defect, folder, own_masks = digits.zfill(3), path.parent.name, tuple(masks.get(path.stem, ()))
+    where = "defect-free" if role == "normal" else "defective"
+    refused = {
+        "no roll name (nnnn_ddd_ff.png); not used": match is None,
+        f"lies among the {where} rolls with defect code {defect}; not used": (role == "normal") != (defect == NORMAL),
+    }
+    odd = {
+        "malformed name (two digits of defect code); kept as a roll of its own": len(digits) == 2,
+        f"unknown defect code {defect}; used as a defect without a name": defect not in DEFECTS,
+        f"lies in another fabric's folder ({folder}); the name decides: {fabric}": (
+            folder in FABRIC_FOLDERS.values() and folder != FABRIC_FOLDERS.get(fabric)
+        ),
+        "no mask; counts at roll level only": role == "defect" and not own_masks,
+        f"{len(own_masks)} masks; joined": len(own_masks) > 1,
+    }
+    reasons = [text for text, true in refused.items() if true]
+    quirks += [f"{path.name}: {text}" for text in reasons[:1] or [text for text, true in odd.items() if true]]
+    return None if reasons else Record(path, int(number), defect, fabric, own_masks)
 
 
 def find_quirks(collection: Collection) -> tuple[str, ...]:
@@ -150,23 +124,21 @@ def find_quirks(collection: Collection) -> tuple[str, ...]:
     channels, grey mask edges.
     """
     quirks = list(collection.quirks)
-    with_alpha: list[str] = []
-    masks = [path for record in collection.records for path in record.masks]
     for record in collection.records:
         height, width, _ = image_size(record.path)
         if (height, width) != (ROLL_HEIGHT, ROLL_WIDTH):
             quirks.append(f"{record.path.name}: {width} x {height} pixels instead of 4096 x 256; used as it is")
         if (mask := read_mask(record)) is not None and not mask.any():
             quirks.append(f"{record.path.name}: its mask is empty; counts at roll level only")
-        with_alpha += [path.name for path in (record.path, *record.masks) if image_size(path)[2] in (2, 4)]
+    masks = [path for record in collection.records for path in record.masks]
+    paths = [path for record in collection.records for path in (record.path, *record.masks)]
+    with_alpha = [path.name for path in paths if image_size(path)[2] in (2, 4)]
     grey_edged = [path.name for path in masks if not set(np.unique(read_image(path))) <= {0, 255}]
     if with_alpha:
         quirks.append(f"{len(with_alpha)} files carry an alpha channel; ignored: {', '.join(with_alpha)}")
     if grey_edged:
-        quirks.append(
-            f"{len(grey_edged)} of {len(masks)} masks have grey edges; defect is what is above {MASK_THRESHOLD}: "
-            f"{', '.join(grey_edged)}"
-        )
+        what = f"{len(grey_edged)} of {len(masks)} masks have grey edges; defect is what is above {MASK_THRESHOLD}"
+        quirks.append(f"{what}: {', '.join(grey_edged)}")
     return tuple(quirks)
 
 
@@ -190,11 +162,10 @@ def split_records(records: Iterable[Record]) -> dict[str, tuple[Record, ...]]:
 
 def read_manifest() -> list[dict[str, str]]:
     """The complete data set as shipped with the package: rows with `path`, `bytes`, `sha256` of 354 files."""
-    with files("draem_aitex.data").joinpath("aitex_manifest.csv").open() as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(Path(__file__).with_name("aitex_manifest.csv").read_text().splitlines()))
 
 
-def verify(root: Path | str) -> list[dict[str, str]]:
+def verify(root: FilePath) -> list[dict[str, str]]:
     """Compare a folder with the manifest, file by file.
 
     Files are matched by role (defect-free, defective, mask) and file name, whatever the folders are called.

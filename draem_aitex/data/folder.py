@@ -5,18 +5,19 @@ from pathlib import Path
 from draem_aitex.data.images import images_in
 from draem_aitex.data.rolls import NORMAL, Collection, Record
 from draem_aitex.errors import InputError
+from draem_aitex.files import FilePath
 
 SOURCE, FABRIC, DEFECT = "own pictures", "own", "bad"  # what a collection, a record and a defect of it are called
 
 
-def load_folder(root: Path | str) -> Collection:
+def load_folder(root: FilePath) -> Collection:
     """Find the images in a folder of your own, pair the masks, and split by image.
 
     Normal images lie in `root/good`, defective ones in `root/bad`, masks in `root/masks`: PNG, JPEG, TIFF or BMP. A
     mask has its image's name (with or without `_mask` behind it) and size, and is defect above grey level 127; a
-    defective image without one counts at roll level only. The split goes by the order of the names: of five normal images the
-    fourth is calibration and the fifth test, and of four defective ones the last is development and the others test. Of
-    fewer than four normal images the last is calibration.
+    defective image without one counts at roll level only. The split goes by the order of the names: of five normal
+    images the fourth is calibration and the fifth test, and of four defective ones the last is development and the
+    others test. Of fewer than four normal images the last is calibration.
 
     Args:
         root: The folder.
@@ -37,22 +38,19 @@ def load_folder(root: Path | str) -> Collection:
     if not good:
         raise InputError(f"{root}: no images in {root / 'good'}; expected PNG, JPEG, TIFF or BMP; put some there")
     masks = {path.stem.removesuffix("_mask"): path for path in images_in(root / "masks")}
+    normal = [Record(path, number, NORMAL, FABRIC) for number, path in enumerate(good)]
     defective = []
     for number, path in enumerate(bad):
-        mask = masks.pop(path.stem, None)
-        defective.append(Record(path, number, DEFECT, FABRIC, () if mask is None else (mask,)))
-    normal = [Record(path, number, NORMAL, FABRIC) for number, path in enumerate(good)]
-    last = len(normal) - 1
-    calibration = {record.number for record in normal if record.number % 5 == 3} or {last} - {0}
-    test = {record.number for record in normal if record.number % 5 == 4}
+        own_masks = (masks.pop(path.stem),) if path.stem in masks else ()
+        defective.append(Record(path, number, DEFECT, FABRIC, own_masks))
+    calibration, test = normal[3::5] or normal[1:][-1:], normal[4::5]
     return Collection(
         root,
         SOURCE,
         records=(*normal, *defective),
-        train=tuple(record for record in normal if record.number not in calibration | test),
-        calibration=tuple(record for record in normal if record.number in calibration),
-        development=tuple(record for record in defective if record.number % 4 == 3),
-        test=tuple(record for record in normal if record.number in test)
-        + tuple(record for record in defective if record.number % 4 != 3),
+        train=tuple(record for record in normal if record not in calibration + test),
+        calibration=tuple(calibration),
+        development=tuple(defective[3::4]),
+        test=(*test, *(record for record in defective if record.number % 4 != 3)),
         quirks=tuple(f"{path.name}: a mask without a defective image; not used" for path in masks.values()),
     )
