@@ -1,6 +1,8 @@
 """The one error a caller is meant to read: bad input, said in one line."""
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +18,24 @@ class InputError(ValueError):
 def one_line(error: BaseException, longest: int = 200) -> str:
     """What another library's error says, on one line of at most `longest` characters."""
     return " ".join(str(error).split())[:longest]
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf, expected: str = "", whole: bool = False
+) -> None:
+    """Raise `InputError` unless a value is a finite number, or a whole one, from low to high.
+
+    expected: what the message asks for; without it a number that is `low` or more.
+    """
+    if not isinstance(value, int if whole else int | float) or not low <= value <= high or math.isinf(value):
+        least = f"a {'whole ' * whole}number, {low:g} or more"
+        raise InputError(f"{name}: {value!r}; expected {expected or least}")
+
+
+def check_choice(name: str, value: object, known: Collection[object]) -> None:
+    """Raise `InputError` for a value that is none of those known."""
+    if value not in known:
+        raise InputError(f"{name}: {value!r}; expected one of {', '.join(map(str, known))}")
 
 
 def check_unit(values: "torch.Tensor", name: str) -> None:

@@ -51,8 +51,8 @@ def test_presets_have_their_recipes():
         ({"batch": 0}, "batch: 0; expected a whole number"),
         ({"learning_rate": float("nan")}, "learning_rate: nan"),
         ({"warm_up": 1.0}, "warm_up: 1.0"),
-        ({"schedule": "linear"}, "'linear'; expected cosine or steps"),
-        ({"precision": "float8"}, "'float8'; expected auto or float32"),
+        ({"schedule": "linear"}, "'linear'; expected one of cosine, steps"),
+        ({"precision": "float8"}, "'float8'; expected one of auto, float32"),
         ({"preset": "huge"}, "'huge'"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from draem_aitex.anomalies.batch import AugmentedBatch, check_batch
 from draem_aitex.anomalies.kinds import KINDS, MOVING
 from draem_aitex.anomalies.paper_augmenter import PaperAugmenter, PaperAugmenterConfig
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_number
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class AugmenterConfig:
         if not self.weights or min(self.weights.values()) < 0 or not 0 < sum(self.weights.values()) < float("inf"):
             raise InputError(f"weights: {self.weights}; expected numbers of 0 or more, one of them above 0")
         for name in ("clean_share", "pair_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}: {getattr(self, name)}; expected a share from 0 to 1")
+            check_number(name, getattr(self, name), 0, 1, "a share from 0 to 1")
 
 
 class Augmenter:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from draem_aitex.errors import InputError, check_unit
+from draem_aitex.errors import InputError, check_choice, check_unit
 from draem_aitex.model.unet import NetworkConfig, UNet
 
 # `compact`: with one more level the reconstruction stays plain grey, without threads, for all of a lesson. With ReLU
@@ -97,8 +97,7 @@ def build_draem(preset: str | NetworkConfig = "compact", seed: int = 0, channels
     Raises `InputError` for an unknown name.
     """
     if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise InputError(f"preset: {preset!r}; expected one of {', '.join(PRESETS)}")
+        check_choice("preset", preset, PRESETS)
         preset = replace(PRESETS[preset], channels=channels)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)

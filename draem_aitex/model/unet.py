@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,9 @@ class NetworkConfig:
             if not isinstance(widths, tuple) or not widths or not all(isinstance(w, int) and w >= 1 for w in widths):
                 raise InputError(f"{name}: {widths!r}; expected a tuple of channels, 1 or more, one for each level")
         for name in ("channels", "stem"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise InputError(f"{name}: {getattr(self, name)!r}; expected a whole number, 1 or more")
-        for name, known in (("classes", (1, 2)), ("upsampling", ("bilinear", "nearest"))):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name}: {getattr(self, name)!r}; expected {known[0]} or {known[1]}")
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_choice("classes", self.classes, (1, 2))
+        check_choice("upsampling", self.upsampling, ("bilinear", "nearest"))
 
 
 def convolution(inputs: int, outputs: int, config: NetworkConfig) -> list[nn.Module]:

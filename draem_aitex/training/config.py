@@ -6,13 +6,14 @@ from typing import Any
 
 from draem_aitex.anomalies.augmenter import AugmenterConfig
 from draem_aitex.anomalies.paper_augmenter import PaperAugmenterConfig
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_choice, check_number
 from draem_aitex.model.draem import PRESETS
 from draem_aitex.model.unet import NetworkConfig
 from draem_aitex.training.sampler import NormalAugmentation
 
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("auto", "float32")
+ABOVE_0, BELOW_1 = math.nextafter(0, 1), math.nextafter(1, 0)
 DROPS, DROP = (0.8, 0.9), 0.2  # parts of a run after which the published schedule multiplies the rate, and by what
 
 # What goes with a preset. `paper`: batch, crop, learning rate, schedule and plain Adam of the authors' code. What it
@@ -78,29 +79,23 @@ class TrainConfig:
     augmenter: AugmenterConfig | PaperAugmenterConfig = field(default_factory=AugmenterConfig)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.preset, NetworkConfig) and self.preset not in PRESETS:
-            raise InputError(f"preset: {self.preset!r}; expected one of {', '.join(PRESETS)}")
+        if not isinstance(self.preset, NetworkConfig):
+            check_choice("preset", self.preset, PRESETS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("precision", self.precision, PRECISIONS)
         if (self.minutes is None) == (self.steps is None):
             raise InputError(f"minutes={self.minutes}, steps={self.steps}; expected one of the two; give the other up")
-        whole, smallest = "a whole number, 1 or more", 2 * self.network.multiple  # two positions at the lowest level
-        shares, below_1 = ("warm_up", "ema_decay", "weight_decay"), "a number from 0 to below 1"
-        for name, valid, expected in (
-            ("minutes", self.minutes is None or _is_number(self.minutes) and self.minutes > 0, "a number above 0"),
-            ("steps", self.steps is None or _is_whole(self.steps, 1), whole),
-            ("batch", _is_whole(self.batch, 1), whole),
-            ("crop", _is_whole(self.crop, smallest), f"a whole number, {smallest} or more, for these networks"),
-            (
-                "learning_rate",
-                _is_number(self.learning_rate) and self.learning_rate > 0,
-                "a number above 0, such as 0.002",
-            ),
-            *((share, _is_number(getattr(self, share)) and 0 <= getattr(self, share) < 1, below_1) for share in shares),
-            ("seed", _is_whole(self.seed, 0) and self.seed < 2**62, "a whole number from 0 to 2^62"),
-            ("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES)),
-            ("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS)),
-        ):
-            if not valid:
-                raise InputError(f"{name}: {getattr(self, name)!r}; expected {expected}")
+        if self.steps is None:
+            check_number("minutes", self.minutes, ABOVE_0, expected="a number above 0")
+        else:
+            check_number("steps", self.steps, 1, whole=True)
+        check_number("batch", self.batch, 1, whole=True)
+        least = 2 * self.network.multiple  # two positions at the lowest level
+        check_number("crop", self.crop, least, math.inf, f"a whole number, {least} or more, for these networks", True)
+        check_number("learning_rate", self.learning_rate, ABOVE_0, expected="a number above 0, such as 0.002")
+        for share in ("warm_up", "ema_decay", "weight_decay"):
+            check_number(share, getattr(self, share), 0, BELOW_1, "a number from 0 to below 1")
+        check_number("seed", self.seed, 0, 2**62 - 1, "a whole number from 0 to below 2^62", True)
 
     @property
     def network(self) -> NetworkConfig:
@@ -119,14 +114,6 @@ class TrainConfig:
         if self.steps is None:
             return self.learning_rate * DROP ** sum(progress >= part for part in DROPS)
         return self.learning_rate * DROP ** sum(steps >= milestone for milestone in milestones(self.steps))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and value >= least
 
 
 def cosine_factor(progress: float, warm_up: float) -> float:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from draem_aitex.data.rolls import Roll
-from draem_aitex.devices import pick_device
-from draem_aitex.errors import InputError
+from draem_aitex.devices import Device, pick_device
+from draem_aitex.errors import InputError, check_number
 
 # Crops drawn evenly hardly ever show the selvedge, and its outermost columns only where a crop starts exactly there.
 EDGE_SHARE = 0.4  # of the crops lie at the fabric's left edge: half of these start on it, half within EDGE_COLUMNS
@@ -35,14 +35,11 @@ class NormalAugmentation:
     brightness: float = 0.08  # greatest offset, up or down, uniform
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise InputError(f"share: {self.share}; expected a share from 0 to 1")
+        check_number("share", self.share, 0, 1, "a share from 0 to 1")
+        check_number("contrast", self.contrast, 1, expected="a factor of 1 or more")
+        check_number("brightness", self.brightness, 0, 1, "an offset from 0 to 1")
         if len(self.stretch) != 2 or not 0 < self.stretch[0] <= self.stretch[1] < math.inf:
             raise InputError(f"stretch: {self.stretch}; expected two numbers above 0, the smaller first")
-        if not 1 <= self.contrast < math.inf:
-            raise InputError(f"contrast: {self.contrast}; expected a factor of 1 or more")
-        if not 0 <= self.brightness <= 1:
-            raise InputError(f"brightness: {self.brightness}; expected an offset from 0 to 1")
 
 
 class CropSampler:
@@ -60,13 +57,9 @@ class CropSampler:
     """
 
     def __init__(
-        self,
-        rolls: list[Roll],
-        crop: int,
-        device: str | torch.device = "auto",
-        normal_augmentation: NormalAugmentation | None = None,
-        channels: int = 1,
-    ) -> None:
+        self, rolls: list[Roll], crop: int, device: Device = "auto",
+        normal_augmentation: NormalAugmentation | None = None, channels: int = 1,
+    ) -> None:  # fmt: skip
         if not rolls:
             raise InputError("rolls: none given; expected at least one defect-free training roll; check the folder")
         heights = {roll.image.shape[0] for roll in rolls}
