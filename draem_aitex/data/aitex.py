@@ -18,10 +18,10 @@ from draem_aitex.data.rolls import AITEX_NAME, MASK_THRESHOLD, NORMAL, PARTS, Co
 from draem_aitex.errors import InputError
 from draem_aitex.files import FilePath, sha256
 
-_TABLES = json.loads(Path(__file__).with_name("aitex.json").read_text(encoding="utf-8"))
-DEFECTS: dict[str, str] = _TABLES["defects"]  # code to name
-FABRIC_FOLDERS: dict[str, str] = _TABLES["fabric_folders"]  # fabric code to the folder of its normal rolls
-FOLDERS: dict[str, list[str]] = _TABLES["role_folders"]  # of the official archives and of copies, in lower case
+TABLES: dict[str, dict] = json.loads(Path(__file__).with_name("aitex.json").read_text(encoding="utf-8"))
+DEFECTS: dict[str, str] = TABLES["defects"]  # code to name
+FABRIC_FOLDERS: dict[str, str] = TABLES["fabric_folders"]  # fabric code to the folder of its normal rolls
+FOLDERS: dict[str, list[str]] = TABLES["role_folders"]  # of the official archives and of copies, in lower case
 SIMULATED_MARK = "simulated.json"  # the loom leaves this file in every folder it makes
 ROLL_HEIGHT, ROLL_WIDTH = 256, 4096  # pixels
 

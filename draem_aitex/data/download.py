@@ -7,33 +7,27 @@ what decides is every single file's hash in the manifest. 7z is read by py7zr, a
 import os
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from draem_aitex.data.aitex import read_manifest
+from draem_aitex.data.aitex import TABLES, read_manifest
 from draem_aitex.errors import InputError
-from draem_aitex.files import sha256
+from draem_aitex.files import FilePath, sha256
 
 BASE = "https://www.aitex.es/wp-content/uploads/2019/07/"
-ARCHIVES = {
-    "Defect_images.7z": "2153ef691020ce0c6a0acaee2d1de76c75f0784a04b931706de7d5e1df7a1b63",
-    "NODefect_images.7z": "4409ca615f069e0b92eaf1bd2058c8a37d9cb983f3aad205e7d69f30816f5664",
-    "Mask_images.7z": "2d64486dbb5a2e1aa462b43c0f19e614af5aea6607c11d1a928e4ad9feb558d5",
-}
+ARCHIVES: dict[str, str] = TABLES["archives"]  # name to SHA-256
 LICENCE = (
     "AITEX states no terms of use for these images; others claim CC0, CC BY and non-commercial, contradicting each "
     "other. Ask AITEX before you publish one, and cite doi 10.2478/aut-2019-0035."
 )
 MOST_BYTES = 2 * 1024**3  # unpacked; the real archives hold less than a tenth of that
 TIMEOUT = 30  # seconds without a byte
-CHUNK = 1 << 18  # bytes
 
 
 def download(
-    folder: Path | str, base: str = BASE, manifest: list[dict[str, str]] | None = None, progress: bool = True
+    folder: FilePath, base: str = BASE, manifest: list[dict[str, str]] | None = None, progress: bool = True
 ) -> list[str]:
     """Fetch, check and unpack the three archives into `folder`; an interrupted call goes on where it stopped.
 
@@ -43,7 +37,10 @@ def download(
     Returns warnings, a list of sentences. Raises `InputError` naming the URL or file where a transfer breaks off, where
     what arrived is no 7z archive or not AITEX's, where it would leave the folder or be larger than 2 GB.
     """
-    py7zr = _py7zr()
+    try:
+        import py7zr
+    except ImportError:
+        raise InputError("py7zr: not installed; expected it to unpack 7z archives; run: pip install py7zr") from None
     folder = Path(folder)
     rows = {row["path"]: row["sha256"] for row in (read_manifest() if manifest is None else manifest)}
     if folder.exists() and not folder.is_dir():
@@ -58,17 +55,15 @@ def download(
         fetch(base.rstrip("/") + "/" + name, part, progress)
         if sha256(part) != expected:
             warnings.append(f"{name}: another SHA-256 than reported elsewhere; its files are checked one by one")
-        _unpack(py7zr, part, folder, wanted)
+        try:
+            _unpack(py7zr, part, folder, wanted)
+        except (py7zr.exceptions.ArchiveError, EOFError, OSError, ValueError) as error:
+            part.unlink()  # or the next call would resume it
+            readable = isinstance(error, InputError)
+            found = error if readable else f"is no readable 7z archive ({error}); expected one of AITEX's"
+            raise InputError(f"{name}: {found}; check --url and run again") from None
         part.unlink()
     return warnings
-
-
-def _py7zr():
-    try:
-        import py7zr
-    except ImportError:
-        raise InputError("py7zr: not installed; expected it to unpack 7z archives; run: pip install py7zr") from None
-    return py7zr
 
 
 def fetch(url: str, part: Path, progress: bool = True) -> None:
@@ -85,51 +80,32 @@ def fetch(url: str, part: Path, progress: bool = True) -> None:
             total = start + int(answer.headers.get("Content-Length") or 0)
             bar = {"total": total or None, "initial": start, "desc": url.rsplit("/", 1)[-1], "disable": not progress}
             with open(part, "ab" if start else "wb") as file, tqdm.wrapattr(answer, "read", **bar) as stream:
-                shutil.copyfileobj(stream, file, CHUNK)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing left to send: the last call was cut off after the last byte
+                shutil.copyfileobj(stream, file)
+    except (OSError, ValueError) as error:
+        if have and getattr(error, "code", None) == 416:  # the last call was cut off after the last byte
             return
-        raise InputError(f"{url}: the server says {error.code} {error.reason}; check --url, or try later") from None
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(f"{url}: cannot be fetched ({reason}); check the connection and --url") from None
+        raise InputError(f"{url}: cannot be fetched ({error}); check the connection and --url") from None
     if (arrived := part.stat().st_size) < total:
         raise InputError(f"{url}: broke off after {arrived} of {total} bytes; run the same command again to go on")
 
 
 def _unpack(py7zr, archive, folder, wanted):
     """Unpack beside, check every file, then move the new ones in: the folder never holds half a file."""
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as place:
-        _extract(py7zr, archive, Path(place))
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as place, py7zr.SevenZipFile(archive) as packed:
+        for entry in packed.list():
+            path = PurePosixPath(entry.filename)
+            if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or entry.is_symlink:
+                raise InputError(f"holds {entry.filename}, which leads out of the folder; expected plain files")
+        if (size := packed.archiveinfo().uncompressed) > MOST_BYTES:
+            raise InputError(f"unpacks to {size} bytes; expected {MOST_BYTES} or less")
+        packed.extractall(place)
         found = {path.name: path for path in Path(place).rglob("*") if path.is_file()}
         for target, digest in wanted.items():
             path = found.get(PurePosixPath(target).name)
             if path is None or sha256(path) != digest:
                 problem = "lacks" if path is None else "holds another"
-                _give_up(archive, f"{problem} {target}", "AITEX's archive")
+                raise InputError(f"{problem} {target}; expected AITEX's archive")
         for target in wanted:
             if not (folder / target).exists():
                 (folder / target).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(found[PurePosixPath(target).name], folder / target)
-
-
-def _extract(py7zr, archive, place):
-    try:
-        with py7zr.SevenZipFile(archive) as packed:
-            for entry in packed.list():
-                path = PurePosixPath(entry.filename)
-                if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or entry.is_symlink:
-                    _give_up(archive, f"holds {entry.filename}, which leads out of the folder", "plain files inside it")
-            size = packed.archiveinfo().uncompressed
-            if size > MOST_BYTES:
-                _give_up(archive, f"unpacks to {size} bytes", f"{MOST_BYTES} or less")
-            packed.extractall(place)
-    except (py7zr.exceptions.ArchiveError, EOFError, OSError, ValueError) as error:
-        _give_up(archive, f"is no readable 7z archive ({error})", "one of AITEX's archives")
-
-
-def _give_up(archive, found, expected):
-    """Drop the archive, or the next call would resume it; what else is in the folder stays."""
-    name = archive.name.removeprefix(".").removesuffix(".part")
-    archive.unlink(missing_ok=True)
-    raise InputError(f"{name}: {found}; expected {expected}; check --url and run again") from None

@@ -19,9 +19,10 @@ SELVEDGE_STEP = 0.4  # of log distance to the ground weave; AITEX's selvedges ha
 SELVEDGE_SEARCH = 128  # columns from the weave back to its edge, over the selvedge
 BACKLIGHT = 240  # grey level; the backlight saturates at 255
 BRIGHT_SHARE = 0.08  # of a column's pixels; the bright line slants a little, so no column holds all of it
+Edges = tuple[int, int]  # first column, and the one behind the last
 
 
-def fabric_edges(image: np.ndarray) -> tuple[int, int]:
+def fabric_edges(image: np.ndarray) -> Edges:
     """First and last column of the fabric in a roll.
 
     The fabric is known by its picks: they repeat down every column, so a column's spectrum has its power at the pick
@@ -38,9 +39,7 @@ def fabric_edges(image: np.ndarray) -> tuple[int, int]:
     dark = np.median(image, axis=0) < BACKLIGHT
     weave = _weave(image, dark)
     if weave is None:
-        raise InputError(
-            "no fabric: the image is blank, saturated or without a weave; expected woven fabric; use another image"
-        )
+        raise InputError("no fabric: blank, saturated or without a weave; expected woven fabric; use another image")
     start = _selvedge_start(image, _weave_onset(weave))
     end = len(weave) - _selvedge_start(image[:, ::-1], _weave_onset(weave[::-1]))
     if start >= end:  # in images of few columns
@@ -48,7 +47,7 @@ def fabric_edges(image: np.ndarray) -> tuple[int, int]:
     return start, end
 
 
-def find_selvedges(image: np.ndarray, edges: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+def find_selvedges(image: np.ndarray, edges: Edges) -> tuple[Edges, Edges]:
     """The fabric's woven borders: columns `((start, end), (start, end))` at the left and the right, half open.
 
     A selvedge is woven otherwise than the ground, so the two-dimensional spectrum of a strip of it is far from that of

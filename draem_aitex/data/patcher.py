@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from draem_aitex.data.fabric_edges import Edges
 from draem_aitex.errors import InputError
 
 PATCH = 256  # pixels, the data set's own patch size
 Shape = tuple[int, ...]
-Edges = tuple[int, int]  # columns, half open
 
 
 def patch_columns(edges: Edges, size: int = PATCH, stride: int | None = None, remainder: str = "drop") -> list[int]:
@@ -25,9 +25,7 @@ def patch_columns(edges: Edges, size: int = PATCH, stride: int | None = None, re
     if remainder not in ("drop", "cover"):
         raise InputError(f"remainder: {remainder!r}; expected 'drop' or 'cover'; choose one of them")
     if remainder == "cover" and stride > size:
-        raise InputError(
-            f"stride: {stride}; expected {size} (the size) or less, or gaps stay uncovered; take a smaller one"
-        )
+        raise InputError(f"stride: {stride}; expected {size} (the size) or less to cover all; take a smaller one")
     start, end = edges
     columns = list(range(start, end - size + 1, stride))
     if remainder == "cover" and end > start and (not columns or columns[-1] + size < end):
@@ -70,25 +68,20 @@ def stitch_patches(patches: np.ndarray, corners: list[tuple[int, int]], shape: t
 
     patches: `(N, h, w)`; corners: as `extract_patches` returns them; shape: `(H, W)` of the roll.
     """
+    # Weights 1, 2, 3, … up to the middle and down again.
+    tapered = np.outer(*(np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1)) for n in patches.shape[1:]))
     first = np.zeros(shape, patches.dtype)
     change = np.zeros(shape, np.float64)  # of the blend against the first patch there: 0 where all patches agree
     total = np.zeros(shape, np.float64)
     for patch, (y, x) in zip(patches, corners, strict=True):
         patch = patch[: shape[0] - y, : shape[1] - x]
         area = np.s_[y : y + patch.shape[0], x : x + patch.shape[1]]
-        weight = np.outer(*(_taper(length) for length in patches.shape[1:]))[: patch.shape[0], : patch.shape[1]]
+        weight = tapered[: patch.shape[0], : patch.shape[1]]
         first[area] = np.where(total[area] == 0, patch, first[area])
         change[area] += weight * (patch.astype(np.float64) - first[area])
         total[area] += weight
     blended = first + change / np.maximum(total, 1)
-    if np.issubdtype(patches.dtype, np.floating):
-        return blended.astype(patches.dtype)
-    return blended.round().astype(patches.dtype)
-
-
-def _taper(length):
-    """Weights 1, 2, 3, … up to the middle and down again."""
-    return np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1))
+    return (blended if np.issubdtype(patches.dtype, np.floating) else blended.round()).astype(patches.dtype)
 
 
 def patch_maxima(array: np.ndarray, edges: Edges, size: int = PATCH) -> np.ndarray:

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from draem_aitex.data.fabric_edges import fabric_edges, find_selvedges
+from draem_aitex.data.fabric_edges import Edges, fabric_edges, find_selvedges
 from draem_aitex.data.images import image_size, read_image, read_noted
 from draem_aitex.errors import InputError
+from draem_aitex.files import FilePath
 
 AITEX_NAME = re.compile(r"(\d{4})_(\d{2,3})_(\d{2})")  # number, defect code, fabric code
 NORMAL = "000"  # the defect code of a roll without a defect
@@ -67,15 +67,10 @@ class Collection:
     def of_fabrics(self, codes: Iterable[str]) -> "Collection":
         """The rolls of some fabrics alone, all of them for no code. Raises `InputError` for an unknown code."""
         known = sorted({record.fabric for record in self.records})
-        for code in codes:
-            if code not in known:
-                raise InputError(f"fabric {code}: not in {self.root}; expected some of {', '.join(known)}")
-        if not codes:
-            return self
-        parts: dict[str, Any] = {
-            part: tuple(r for r in getattr(self, part) if r.fabric in codes) for part in ("records", *PARTS)
-        }
-        return replace(self, fabrics=tuple(codes), **parts)
+        if unknown := set(codes) - set(known):
+            raise InputError(f"fabric {min(unknown)}: not in {self.root}; expected some of {', '.join(known)}")
+        parts = {part: tuple(r for r in getattr(self, part) if r.fabric in codes) for part in ("records", *PARTS)}
+        return replace(self, fabrics=tuple(codes), **parts) if codes else self  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -89,11 +84,11 @@ class Roll:
     fabric: str
     defect: str
     image: np.ndarray
-    edges: tuple[int, int]
+    edges: Edges
     mask: np.ndarray | None
 
     @cached_property
-    def selvedges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+    def selvedges(self) -> tuple[Edges, Edges]:
         return find_selvedges(self.image, self.edges)
 
 
@@ -114,7 +109,7 @@ def load_rolls(records: Iterable[Record]) -> list[Roll]:
 
 
 def roll_of_array(
-    image: np.ndarray, fabric: str | None = None, name: str = "image", edges: tuple[int, int] | None = None
+    image: np.ndarray, fabric: str | None = None, name: str = "image", edges: Edges | None = None
 ) -> tuple[Roll, list[str]]:
     """An image as a roll without a mask, and notes about it.
 
@@ -124,31 +119,24 @@ def roll_of_array(
     """
     if image.ndim != 2 or image.dtype != np.uint8 or 0 in image.shape:
         raise InputError(f"{name}: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
-    notes: list[str] = []
-    if edges is None:
-        try:
-            edges = fabric_edges(image)
-        except InputError as error:
-            reason = str(error).split(";")[0]
-            edges, notes = (0, image.shape[1]), [f"{reason}; judged as a whole"]
-    if not 0 <= edges[0] < edges[1] <= image.shape[1]:
-        raise InputError(
-            f"edges: {edges}; expected (start, end) with 0 <= start < end <= {image.shape[1]} columns; leave them out "
-            "to have them found"
-        )
-    return Roll(name, fabric or "", NORMAL, image, edges, None), notes
+    notes, width = [], image.shape[1]
+    try:
+        start, end = fabric_edges(image) if edges is None else edges
+    except InputError as error:
+        start, end, notes = 0, width, [f"{str(error).split(';')[0]}; judged as a whole"]
+    if not 0 <= start < end <= width:
+        raise InputError(f"edges: {edges}; expected 0 <= start < end <= {width} columns; leave them out to be found")
+    return Roll(name, fabric or "", NORMAL, image, (start, end), None), notes
 
 
-def roll_of_file(
-    path: Path | str, fabric: str | None = None, edges: tuple[int, int] | None = None
-) -> tuple[Roll, list[str]]:
+def roll_of_file(path: FilePath, fabric: str | None = None, edges: Edges | None = None) -> tuple[Roll, list[str]]:
     """An image file as a roll, see `roll_of_array`, and notes about it; by default of the fabric that its name says."""
     image, notes = read_noted(path)
     roll, more = roll_of_array(image, fabric_code(path) if fabric is None else fabric, str(path), edges)
     return replace(roll, name=Path(path).stem), notes + more
 
 
-def fabric_code(path: Path | str) -> str | None:
+def fabric_code(path: FilePath) -> str | None:
     """The fabric code in an image's name, None where it is no AITEX name."""
     match = AITEX_NAME.fullmatch(Path(path).stem)
     return match[3] if match else None
@@ -162,14 +150,12 @@ def read_mask(record: Record) -> np.ndarray | None:
     """
     if not record.masks:
         return None
-    height, width, _ = image_size(record.path)
-    joined = np.zeros((height, width), bool)
+    joined = np.zeros(image_size(record.path)[:2], bool)
     for path in record.masks:
         mask = read_image(path)
         if mask.shape != joined.shape:
-            raise InputError(
-                f"{path}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for an image of {width} x {height} "
-                f"({record.path.name}); expected the same size; get both files anew"
-            )
+            (height, width), (rows, columns) = joined.shape, mask.shape
+            what = f"mask of {columns} x {rows} pixels for an image of {width} x {height} ({record.path.name})"
+            raise InputError(f"{path}: {what}; expected the same size; get both files anew")
         joined |= mask > MASK_THRESHOLD
     return joined
