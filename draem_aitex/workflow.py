@@ -25,7 +25,8 @@ from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.model_card import kept_figures
 
 DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DraemDetector, VAE, PatchCore)}
-SHIPPED = Path(__file__).parent.parent / "checkpoints"
+HERE = Path(__file__).parent
+SHIPPED = HERE / "shipped" if (HERE / "shipped").is_dir() else HERE.parent / "checkpoints"  # in a wheel; else beside us
 MINUTES = 8.0  # of training, where nothing else is asked for
 
 

@@ -154,7 +154,7 @@ def test_evaluate_tests_only_unseen_rolls(checkpoint, small_set, tmp_path, capsy
     table = json.loads(figures.read_text())
     content = load_checkpoint(checkpoint)
     tested = len(content["split"]["test"])
-    assert f"{tested} tested, 2 trained on, 1 calibrated on" in printed
+    assert f"Judged: {tested} rolls" in printed and "Trained on 2 rolls" in printed
     assert table["n_test_rolls"] == tested and table["n_train_rolls"] == 2 and table["source"] == "simulated fabric"
     assert table["defects"] == table["hits"] + round(table["miss_rate"] * table["defects"])
     assert set(table["by_fabric"]) == {"01"} and 0 <= table["patch_auroc"] <= 1
@@ -185,7 +185,7 @@ def test_another_rate_takes_the_threshold_anew_without_the_rolls(checkpoint, sma
     older = {name: value for name, value in load_checkpoint(checkpoint).items() if name != "calibration"}
     save_checkpoint(tmp_path / "older.pt", older)
     older = [*evaluate[:-1], tmp_path / "older.pt", "--fpr", "0.25"]
-    fails_with_one_line(capsys, older, "no calibration")
+    fails_with_one_line(capsys, older, "not calibrated")
 
 
 def test_a_roll_trained_on_is_left_out_under_any_name(checkpoint, small_set, tmp_path, capsys):
@@ -196,7 +196,8 @@ def test_a_roll_trained_on_is_left_out_under_any_name(checkpoint, small_set, tmp
     shutil.copy(normal / "0001_000_01.png", normal / "0009_000_01.png")
     assert main(["evaluate", "--data", str(folder), "--checkpoint", str(checkpoint)]) == 0
     tested = len(load_checkpoint(checkpoint)["split"]["test"])
-    assert f"{tested - 1} tested" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert f"Judged: {tested - 1} rolls" in printed.out and "left out" in printed.err
 
 
 def test_inspect_writes_map_overlay_and_line(checkpoint, simulated, tmp_path, capsys):
@@ -248,7 +249,7 @@ def test_other_bad_input(checkpoint, small_set, tmp_path, capsys):
     fails_with_one_line(capsys, [*train, "--fabric", "77"], "77", "01")
     fails_with_one_line(capsys, [*train, "--minutes", "-1"], "-1")
     fails_with_one_line(capsys, [*train, "--batch", "0"], "batch: 0")
-    fails_with_one_line(capsys, [*train, "--crop", "24"], "crop: 24 pixels; expected 32 or more")
+    fails_with_one_line(capsys, [*train, "--crop", "24"], "crop: 24; expected a whole number, 32 or more")
     fails_with_one_line(capsys, [*train, "--seed", "-1"], "seed: -1")
     fails_with_one_line(capsys, [*train, "--save-seconds", "nan"], "save_seconds=nan")
     fails_with_one_line(capsys, ["train", "--data", small_set, "--out", tmp_path, "--steps", "1"], tmp_path, "a file")

@@ -43,8 +43,8 @@ def test_a_folder_and_files_together(cloth, tmp_path, capsys):
     assert inspect(other, folder, "--out", out, "--json", out / "found.json") == 0
     printed = capsys.readouterr()
     assert [line.split()[0] for line in printed.out.splitlines()] == [str(other), *map(str, images_in(folder))]
-    assert "4 of 4 pictures name no calibrated fabric (00, 01, 02, 03, 04, 05, 06): scored as is" in printed.err
-    assert len(list(out.iterdir())) == 9 and len(json.loads((out / "found.json").read_text())["pictures"]) == 4
+    assert "4 of 4 images name no calibrated fabric (00, 01, 02, 03, 04, 05, 06): scored as is" in printed.err
+    assert len(list(out.iterdir())) == 9 and len(json.loads((out / "found.json").read_text())["images"]) == 4
 
 
 def test_folders_and_files_that_cannot_be_told_apart_or_would_be_lost(cloth, tmp_path, capsys):
@@ -52,7 +52,7 @@ def test_folders_and_files_that_cannot_be_told_apart_or_would_be_lost(cloth, tmp
     before = picture.read_bytes()
     (tmp_path / "none").mkdir()
     common = ["--checkpoint", MODEL, "--out", tmp_path / "out"]
-    fails_with_one_line(capsys, ["inspect", tmp_path / "none", *common], "none: a folder without pictures", ".png")
+    fails_with_one_line(capsys, ["inspect", tmp_path / "none", *common], "none: a folder without images", ".png")
     fails_with_one_line(capsys, ["inspect", picture, tmp_path, *common], "given twice")
     fails_with_one_line(capsys, ["inspect", picture, "--checkpoint", MODEL, "--out", tmp_path], picture, "replace it")
     fails_with_one_line(capsys, ["inspect", picture, *common, "--json", tmp_path / "no/f.json"], "no/f.json")
@@ -71,7 +71,7 @@ def test_a_readable_picture_without_fabric_is_judged_as_a_whole(shape, level, re
     assert f"note: {path}: no fabric: " in error and reason in error and "judged as a whole" in error
     scores = np.load(tmp_path / "out/a.npy")
     assert scores.shape == shape and (scores > 0).all()
-    assert json.loads((tmp_path / "f.json").read_text())["pictures"][0]["edges"] == [0, shape[1]]
+    assert json.loads((tmp_path / "f.json").read_text())["images"][0]["edges"] == [0, shape[1]]
 
 
 def test_a_record_never_replaces_a_picture(cloth, tmp_path, capsys):
@@ -89,8 +89,8 @@ def test_the_fabric_can_be_named(cloth, tmp_path, capsys):
     outcomes = []
     for more in ([], ["--fabric", "01"]):
         assert inspect(path, "--out", tmp_path / "out", "--json", tmp_path / "f.json", *more) == 0
-        outcomes.append(json.loads((tmp_path / "f.json").read_text())["pictures"][0])
-        assert ("1 of 1 pictures name no calibrated fabric" in capsys.readouterr().err) == (not more)
+        outcomes.append(json.loads((tmp_path / "f.json").read_text())["images"][0])
+        assert ("1 of 1 images name no calibrated fabric" in capsys.readouterr().err) == (not more)
     assert [outcome["fabric"] for outcome in outcomes] == [None, "01"]
     assert outcomes[0]["score"] != outcomes[1]["score"]
     refused = ["inspect", path, "--checkpoint", MODEL, "--out", tmp_path / "new", "--fabric", "77"]
@@ -110,7 +110,7 @@ def test_a_defect_is_found_with_its_place_and_can_fail_the_command(cloth, tmp_pa
     lines = capsys.readouterr().out.splitlines()
     content = json.loads((tmp_path / "f.json").read_text())
     assert content["checkpoint"] == MODEL.name
-    for path, line, record, verdict in zip(pictures, lines, content["pictures"], ("defect", "ok"), strict=True):
+    for path, line, record, verdict in zip(pictures, lines, content["images"], ("defective", "normal"), strict=True):
         scores = np.load(tmp_path / "out" / f"{path.stem}.npy")
         assert record["path"] == str(path) and record["verdict"] == verdict == line.split()[-1]
         assert record["score"] == scores.max() and record["fabric"] is None and len(record["edges"]) == 2
@@ -118,7 +118,7 @@ def test_a_defect_is_found_with_its_place_and_can_fail_the_command(cloth, tmp_pa
         count = len(record["regions"])
         assert f"  {count} region{'' if count == 1 else 's'}  {verdict}" in line
         assert sum(region["pixels"] for region in record["regions"]) == (scores > record["threshold"]).sum()
-    place = content["pictures"][0]["regions"][0]
+    place = content["images"][0]["regions"][0]
     assert place["row"] < 74 and place["row"] + place["height"] > 50
     assert place["column"] < 130 and place["column"] + place["width"] > 100
 

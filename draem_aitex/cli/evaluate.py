@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from draem_aitex.evaluation.evaluator import evaluate
+    from draem_aitex.evaluation.text_table import without_nan
     from draem_aitex.training.model_card import kept_figures
 
     shared.check_writable(options.json, ".json")
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace) -> None:
     if options.keep and (options.bfloat16 or options.fpr is not None):
         raise InputError("--keep: with another threshold or sixteen bits; expected the checkpoint's own; leave one out")
     detector = shared.open_detector(options)
-    print("\n".join(shared.lines_about(options, detector)))
+    about = "\n".join(shared.lines_about(options, detector))
+    print(about)
     data = shared.open_data(options)
     trained_on = detector.about.get("source")
     if data.source != trained_on:
@@ -52,13 +54,13 @@ def run(options: argparse.Namespace) -> None:
         images=options.report is not None,
         quiet=not sys.stderr.isatty(),
     )
-    evaluation.source, evaluation.part = data.source, options.part
+    evaluation.source, evaluation.part, evaluation.headline = data.source, options.part, about
     print(evaluation)
     figures = evaluation.figures()
     if options.keep:
         kept = {**detector.about.get("figures", {}), options.part: kept_figures(figures)}
         detector.about["figures"] = kept
         detector.save(options.checkpoint)
-    shared.write_json(options.json, figures)
+    shared.write_json(options.json, without_nan(figures))
     if options.report is not None:
         evaluation.to_html(options.report)

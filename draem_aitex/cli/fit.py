@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from draem_aitex.cli import shared
 
 if TYPE_CHECKING:
-    from draem_aitex.detectors.base import Detector
+    pass
 
 BASELINES: dict[str, dict[str, dict[str, Any]]] = {  # options, each named as the detector's own argument
     "vae": {
@@ -50,13 +50,12 @@ def run(options: argparse.Namespace) -> None:
         checkpoint.load_checkpoint(options.out, options.detector)
     detector, arguments = build_detector(options)
     data = shared.open_data(options)
-    shared.announce_split(data)
     workflow.fit(detector, data, options.seed, shared.recorded(options), **arguments)
     detector.save(options.out)
     print(f"{options.out}:\n{detector}\n{shared.threshold_line(detector)}")
 
 
-def build_detector(options: argparse.Namespace) -> tuple["Detector", dict[str, Any]]:
+def build_detector(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The detector that the options describe, and what its `fit` is given besides."""
     from draem_aitex.training.sampler import NormalAugmentation
     from draem_aitex.workflow import DETECTORS

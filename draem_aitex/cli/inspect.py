@@ -6,11 +6,13 @@ All images are read before anything is written. Status 3 with --fail-on-defect, 
 import argparse
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
+from draem_aitex.files import write_whole
 
 if TYPE_CHECKING:
     from draem_aitex.detectors.prediction import Prediction
@@ -26,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    import numpy as np
+    from PIL import Image
+
     from draem_aitex.data.rolls import roll_of_file
 
     paths = find_images(options.images, options.out)
@@ -51,10 +56,10 @@ def run(options: argparse.Namespace) -> int:
     for path, (roll, notes) in zip(paths, rolls, strict=True):
         fabric = roll.fabric if detector.is_calibrated(roll.fabric) or detector.fabrics else ""
         result = detector.predict(roll, fabric=fabric)
-        shared.write_array(options.out / f"{path.stem}.npy", result.map)
-        shared.write_image(options.out / f"{path.stem}.png", result.overlay)
+        write_whole(options.out / f"{path.stem}.npy", partial(np.save, arr=result.map))
+        overlay = Image.fromarray(result.overlay)
+        write_whole(options.out / f"{path.stem}.png", partial(overlay.save, format="PNG"))
         records.append(record(path, result, roll.fabric, notes))
-        print_record(records[-1])
     shared.write_json(options.json, {"checkpoint": Path(options.checkpoint).name, "images": records})
     defective = any(found["verdict"] == "defective" for found in records)
     return shared.DEFECTIVE if options.fail_on_defect and defective else 0
@@ -88,26 +93,14 @@ def find_images(paths: list[Path], out: Path) -> list[Path]:
 
 
 def record(path: Path, result: "Prediction", fabric: str, notes: list[str]) -> dict[str, Any]:
-    """What was found in one image: a dict of plain values, for JSON."""
+    """What was found in one image: a line, notes on standard error, and a dict of plain values for JSON."""
+    for note in notes:
+        print(f"note: {path}: {note}", file=sys.stderr)
+    verdict, count = "defective" if result.is_defective else "normal", len(result.regions)
+    regions = f"{count} region{'' if count == 1 else 's'}"
+    print(f"{path}  score {result.score:.4f}  threshold {result.threshold:.4f}  {regions}  {verdict}")
     return {
-        "path": str(path),
-        "score": result.score,
-        "threshold": result.threshold,
-        "verdict": "defective" if result.is_defective else "normal",
-        "fabric": fabric or None,
-        "normalised": result.normalised,
-        "edges": list(result.edges),
-        "regions": result.regions,
-        "notes": notes,
-    }
-
-
-def print_record(found: dict[str, Any]) -> None:
-    """One line on standard output, its notes on standard error."""
-    for note in found["notes"]:
-        print(f"note: {found['path']}: {note}", file=sys.stderr)
-    count = len(found["regions"])
-    print(
-        f"{found['path']}  score {found['score']:.4f}  threshold {found['threshold']:.4f}  "
-        f"{count} region{'' if count == 1 else 's'}  {found['verdict']}"
-    )
+        "path": str(path), "score": result.score, "threshold": result.threshold, "verdict": verdict,
+        "fabric": fabric or None, "normalised": result.normalised, "edges": list(result.edges),
+        "regions": result.regions, "notes": notes,
+    }  # fmt: skip

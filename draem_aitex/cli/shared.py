@@ -1,7 +1,6 @@
 """What several commands share: options, the data and the detector that they name, results that reach the disk whole."""
 
 import argparse
-import io
 import json
 import os
 import shlex
@@ -14,8 +13,6 @@ from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
 
 if TYPE_CHECKING:  # with PyTorch, which would make every command start late
-    import numpy as np
-
     from draem_aitex.data.rolls import Collection
     from draem_aitex.detectors.base import Detector
 
@@ -68,18 +65,14 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def open_data(options: argparse.Namespace) -> "Collection":
     """The rolls to work on, announced: of the folder that is given, else simulated; of some fabrics where asked for."""
     from draem_aitex.data.aitex import load_aitex
+    from draem_aitex.data.rolls import PARTS
     from draem_aitex.simulation.loom import load_simulated
 
     data = load_simulated() if options.data is None else load_aitex(options.data)
     print(f"data: {data.source}, {len(data.records)} rolls in {data.root}")
-    return data.of_fabrics(sorted(set(getattr(options, "fabric", []))))
-
-
-def announce_split(data: "Collection") -> None:
-    """Say how many rolls each part has."""
-    from draem_aitex.data.rolls import PARTS
-
+    data = data.of_fabrics(sorted(set(getattr(options, "fabric", []))))
     print("split by roll: " + ", ".join(f"{len(getattr(data, part))} {part}" for part in PARTS))
+    return data
 
 
 def open_detector(options: argparse.Namespace) -> "Detector":
@@ -88,14 +81,10 @@ def open_detector(options: argparse.Namespace) -> "Detector":
 
     detector = load_detector(options.checkpoint, options.device, True, getattr(options, "bfloat16", False))
     if detector.threshold is None:
-        raise InputError(
-            f"{options.checkpoint}: no threshold yet; "
-            + (
-                "expected a calibrated detector; in Python, load_detector(…).calibrate(data).save(…) makes it one"
-                if detector.about.get("finished", True)
-                else "its training was not finished; run the same train command again"
-            )
-        )
+        what = "expected a calibrated detector; in Python, load_detector(…).calibrate(data).save(…) makes it one"
+        if not detector.about.get("finished", True):
+            what = "its training was not finished; run the same train command again"
+        raise InputError(f"{options.checkpoint}: no threshold yet; {what}")
     return detector
 
 
@@ -136,29 +125,7 @@ def check_writable(path: Path | None, ending: str | None = None, inputs: Iterabl
 
 
 def write_json(path: Path | None, content: Any) -> None:
-    """Write JSON, where a file is named."""
+    """Write JSON atomically, where a file is named."""
     if path is not None:
-        write(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file atomically."""
-    write_whole(path, lambda file: file.write(data))
-
-
-def write_array(path: Path, array: "np.ndarray") -> None:
-    """Write a NumPy file atomically."""
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write(path, buffer.getvalue())
-
-
-def write_image(path: Path, rgb: "np.ndarray") -> None:
-    """Write a PNG atomically; rgb: uint8 `(H, W, 3)`."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "PNG")
-    write(path, buffer.getvalue())
+        text = json.dumps(content, indent=2) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()))

@@ -51,7 +51,6 @@ def run(options: argparse.Namespace) -> int:
         # Process by process: the first one makes the simulated fabric, if need be.
         distributed.in_turn(lambda: shared.check_writable(options.out))
         config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
-        shared.announce_split(data)
         result = workflow.run(
             data, config, options.out, device, save_seconds=options.save_seconds, compiled=options.compile
         )

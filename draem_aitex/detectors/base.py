@@ -4,8 +4,8 @@
 command line ask for nothing else.
 """
 
-import itertools
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,10 +16,12 @@ import torch
 from tqdm.auto import tqdm
 
 from draem_aitex.data.patcher import patch_maxima
-from draem_aitex.data.rolls import Collection, Record, Roll, load_roll, load_rolls, roll_of_array, roll_of_file
+from draem_aitex.data.rolls import Collection, Record, Roll, load_roll, roll_of_array, roll_of_file
 from draem_aitex.detectors.calibration import Calibration, Threshold, held_out_scores, normalised_scores, offsets_of
 from draem_aitex.detectors.prediction import Prediction
+from draem_aitex.devices import Device
 from draem_aitex.errors import InputError
+from draem_aitex.files import FilePath
 from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
 from draem_aitex.training.model_card import headline
 
@@ -53,8 +55,6 @@ class Detector:
         self.calibration: Calibration | None = None
         self.about: dict[str, Any] = {}  # how it was made: source, split, figures, …; goes into its checkpoint
 
-    # What a subclass gives
-
     @property
     def size_bytes(self) -> int:
         """Memory of the weights or the bank."""
@@ -72,16 +72,12 @@ class Detector:
         raise NotImplementedError
 
     @classmethod
-    def from_content(
-        cls, content: dict[str, Any], path: Path | str, device: str | torch.device = "auto", **options: Any
-    ) -> Self:
+    def from_content(cls, content: dict[str, Any], path: FilePath, device: Device = "auto", **options: Any) -> Self:
         """The detector of a checkpoint's content, not calibrated. path: of the file, for messages."""
         raise NotImplementedError
 
-    # What they have in common
-
     @classmethod
-    def load(cls, path: Path | str, device: str | torch.device = "auto", quiet: bool = False, **options: Any) -> Self:
+    def load(cls, path: FilePath, device: Device = "auto", quiet: bool = False, **options: Any) -> Self:
         """The detector of a checkpoint file, with its calibration; prints what it is, unless `quiet`.
 
         options: of the subclass. Raises `InputError` for a file that is no checkpoint or holds another detector.
@@ -90,12 +86,7 @@ class Detector:
 
     @classmethod
     def restored(
-        cls,
-        content: dict[str, Any],
-        path: Path | str,
-        device: str | torch.device = "auto",
-        quiet: bool = False,
-        **options: Any,
+        cls, content: dict[str, Any], path: FilePath, device: Device = "auto", quiet: bool = False, **options: Any
     ) -> Self:
         """`load`, from a content that was read already."""
         detector = cls.from_content(content, path, device, **options)
@@ -111,7 +102,7 @@ class Detector:
             print(f"{Path(path).name}:\n{detector}")
         return detector
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: FilePath) -> None:
         """Write the detector, its calibration and what is known of it to one file, atomically.
 
         Every command takes that file, and `load_detector` reads it.
@@ -172,7 +163,8 @@ class Detector:
             >>> from draem_aitex import load_detector, load_simulated
             >>> detector = load_detector("compact_loom", quiet=True).calibrate(load_simulated().calibration[:2], 0.1)
         """
-        rolls = _loaded(data.calibration if isinstance(data, Collection) else data)
+        given = data.calibration if isinstance(data, Collection) else data
+        rolls = [load_roll(roll) if isinstance(roll, Record) else roll for roll in given]
         for roll in rolls:
             if roll.defect != "000" or (roll.mask is not None and roll.mask.any()):
                 raise InputError(
@@ -200,7 +192,7 @@ class Detector:
 
     def predict(
         self,
-        image: Path | str | np.ndarray | Roll | Record,
+        image: FilePath | np.ndarray | Roll | Record,
         *,
         fabric: str | None = None,
         edges: tuple[int, int] | None = None,
@@ -238,7 +230,7 @@ class Detector:
         return Prediction(roll.image, anomaly_map, roll.edges, roll.fabric, normalised, threshold, tuple(notes))
 
     def check(self, roll: Roll, name: str = "") -> None:
-        """Raise `InputError` for a roll that the detector cannot judge. name: for the message; the roll's by default."""
+        """Raise `InputError` for a roll that the detector cannot judge. name: for the message."""
         name, (height, width) = name or roll.name, (len(roll.image), roll.edges[1] - roll.edges[0])
         if not self.judges(roll.fabric):
             raise InputError(
@@ -252,15 +244,25 @@ class Detector:
             )
 
     def maps(self, rolls: Iterable[Roll], quiet: bool = True) -> Iterator[np.ndarray]:
-        """The normalised anomaly map of each roll, in their order; a progress bar besides unless `quiet`.
+        """The normalised anomaly map of each roll, in their order; a progress bar besides unless `quiet`."""
+        return (anomaly_map for _, anomaly_map in self.scored(rolls, quiet))
+
+    def scored(self, rolls: Iterable[Roll], quiet: bool = True) -> Iterator[tuple[Roll, np.ndarray]]:
+        """Each roll with its normalised anomaly map, see `maps`.
 
         rolls may be a generator: they are taken as they are needed, several together where memory allows.
         """
-        rolls, ahead = itertools.tee(rolls) if isinstance(rolls, Iterator) else (rolls, rolls)
+        waiting: deque[Roll] = deque()  # taken, not judged yet
+
+        def taken() -> Iterator[Roll]:
+            for roll in rolls:
+                waiting.append(roll)
+                yield roll
+
         total = len(rolls) if isinstance(rolls, Sequence) else None
-        bar = tqdm(self.raw_maps(ahead), desc="predicting", unit="roll", total=total, disable=quiet)
-        for roll, scores in zip(rolls, bar, strict=True):
-            yield self._normalised(scores, roll)
+        for scores in tqdm(self.raw_maps(taken()), desc="predicting", unit="roll", total=total, disable=quiet):
+            roll = waiting.popleft()
+            yield roll, self._normalised(scores, roll)
 
     def raw_maps(self, rolls: Iterable[Roll]) -> Iterator[np.ndarray]:
         """`raw_map` of many rolls, a generator in their order."""
@@ -282,12 +284,6 @@ class Detector:
                 stacklevel=3,
             )
         return scores
-
-
-def _loaded(rolls: Iterable[Record | Roll]) -> list[Roll]:
-    given = list(rolls)
-    records = iter(load_rolls([roll for roll in given if isinstance(roll, Record)]))
-    return [next(records) if isinstance(roll, Record) else roll for roll in given]
 
 
 def _as_roll(image: Any, fabric: str | None, edges: tuple[int, int] | None) -> tuple[Roll, list[str]]:

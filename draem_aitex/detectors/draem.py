@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +11,9 @@ from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.detectors.tiling import bytes_per_pixel, smallest_tile, tiles
-from draem_aitex.devices import memory_errors, pick_device
+from draem_aitex.devices import Device, memory_errors, pick_device
 from draem_aitex.errors import InputError
+from draem_aitex.files import FilePath
 from draem_aitex.model.draem import DRAEM, fold_batch_norm
 from draem_aitex.model.unet import NetworkConfig
 from draem_aitex.training.checkpoint import load_model, network_content
@@ -128,7 +128,7 @@ class DraemDetector(Detector):
     def __init__(
         self,
         model: DRAEM,
-        device: str | torch.device = "auto",
+        device: Device = "auto",
         memory_mb: float = MEMORY_MB,
         bfloat16: bool = False,
     ) -> None:
@@ -151,9 +151,7 @@ class DraemDetector(Detector):
         return dict(self._networks)
 
     @classmethod
-    def from_content(
-        cls, content: dict[str, Any], path: Path | str, device: str | torch.device = "auto", **options: Any
-    ) -> Self:
+    def from_content(cls, content: dict[str, Any], path: FilePath, device: Device = "auto", **options: Any) -> Self:
         """The detector of a checkpoint's content. options: `memory_mb` and `bfloat16`."""
         return cls(load_model(content, str(path)), device, **options)
 

@@ -4,7 +4,6 @@ import io
 import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.detectors.tiling import smallest_tile
 from draem_aitex.errors import InputError
-from draem_aitex.files import write_whole
+from draem_aitex.files import FilePath, write_whole
 
 OPSET = 17  # of ONNX; read by ONNX Runtime 1.12 (2022) and newer
 
@@ -81,7 +80,7 @@ class WholeImage(nn.Module):
         return torch.minimum(index, period - index)
 
 
-def export(detector: DraemDetector, path: Path | str) -> int:
+def export(detector: DraemDetector, path: FilePath) -> int:
     """Write a calibrated detector as ONNX, atomically; what a user must know goes into the file's metadata.
 
     detector: on the CPU. The metadata are texts: `threshold`, `wanted_fpr`, `fabrics` (a JSON list, in the order of the
