@@ -31,9 +31,8 @@ RATE = 0.01  # false-positive rate that a threshold is set for, where no other i
 class Detector:
     """A detector gives every pixel of an image's fabric a score from 0 to 1, and a verdict by its threshold.
 
-    It comes from `train`, from `load_detector`, or from `fit` of one of the baselines. A subclass has a `name`; `kind`,
-    the word by which a checkpoint says which detector it holds; `size_bytes`, the memory of its weights or its bank;
-    `raw_map`; `content` and `from_content`.
+    It comes from `train`, from `load_detector`, or from a baseline's `fit`. A subclass has a `name`; `kind`, the word by
+    which a checkpoint says which detector it holds; `size_bytes`, `raw_map`, `content` and `from_content`.
 
     Example:
         >>> from draem_aitex import load_detector, load_simulated
@@ -163,8 +162,8 @@ class Detector:
             >>> from draem_aitex import load_detector, load_simulated
             >>> detector = load_detector("compact_loom", quiet=True).calibrate(load_simulated().calibration[:2], 0.1)
         """
-        given = data.calibration if isinstance(data, Collection) else data
-        rolls = [load_roll(roll) if isinstance(roll, Record) else roll for roll in given]
+        given = getattr(data, "calibration", data)
+        rolls: list[Roll] = [load_roll(roll) if isinstance(roll, Record) else roll for roll in given]
         for roll in rolls:
             if roll.defect != "000" or (roll.mask is not None and roll.mask.any()):
                 raise InputError(
