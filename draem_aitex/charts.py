@@ -36,10 +36,9 @@ def plot_training(log: Sequence[Mapping[str, float]], sample: Mapping[str, np.nd
             axis.legend(**narrow, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
     axes[2].plot(steps, [row["learning_rate"] for row in log], color="black")
     if sample:
-        for axis, (title, image) in zip(
-            lower.subplots(1, len(sample), squeeze=False).flat, sample.items(), strict=True
-        ):
-            (draw_map if title.endswith("mask") else draw_image)(axis, image, title=title)
+        below = lower.subplots(1, len(sample), squeeze=False).flat
+        for axis, (title, image) in zip(below, sample.items(), strict=True):
+            (draw_map if title.endswith("mask") else draw_image)(axis, image, title)
     return figure
 
 
@@ -49,18 +48,15 @@ def plot_roc_pr(labels: Any, scores: Any, threshold: float | None = None, bands:
     labels: bool `(N,)`; scores: float `(N,)`; bands: of `bootstrap.curve_bands`, or None. Raises
     `InputError` where a class is missing or the shapes differ.
     """
-    from sklearn.metrics import precision_recall_curve, roc_curve
+    from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
     labels, scores = np.asarray(labels, bool), np.asarray(scores)
     check_shapes(labels, scores, "labels and scores")
     if labels.all() or not labels.any():
         raise InputError(f"labels: {labels.sum()} of {len(labels)} positive; expected both classes; add patches")
     figure, ((roc, pr),) = panels(WIDTH * 0.85, 3.8, columns=2)
-    roc.plot(*roc_curve(labels, scores)[:2])
-    roc.plot([0, 1], [0, 1], color="grey", linestyle=":", label="guessing")
-    precision, recall, _ = precision_recall_curve(labels, scores)
-    pr.plot(recall, precision)
-    pr.axhline(labels.mean(), color="grey", linestyle=":", label="guessing")
+    for axis, display in ((roc, RocCurveDisplay), (pr, PrecisionRecallDisplay)):
+        display.from_predictions(labels, scores, name="curve", ax=axis, plot_chance_level=True)
     if threshold is not None:
         predicted = scores > threshold
         found = predicted[labels].mean()
@@ -72,7 +68,6 @@ def plot_roc_pr(labels: Any, scores: Any, threshold: float | None = None, bands:
     roc.set(title="ROC", xlabel="false-positive rate", ylabel="recall")
     pr.set(title="precision-recall", xlabel="recall", ylabel="precision")
     for axis in (roc, pr):
-        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=9)
     return figure

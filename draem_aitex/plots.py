@@ -7,6 +7,7 @@ No pyplot state is used. In a notebook run `%matplotlib inline` once; a `Figure`
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any, Literal
 
@@ -16,10 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from draem_aitex.detectors.regions import components, dilate
 from draem_aitex.errors import InputError
 
 WIDTH = 10  # inches
-MAP_COLOURS = "magma"
 DEFECT, PREDICTED, EDGE = "#00c853", "#29b6f6", "#ffab00"  # outlines: ground truth, prediction, edges of the fabric
 Images = Sequence[np.ndarray]
 Mask = np.ndarray | None
@@ -27,6 +28,7 @@ Masks = Sequence[Mask] | None
 Titles = Sequence[str] | None
 Columns = tuple[int, int] | None  # first and last, half open
 Side = Literal["left", "center"]
+Scale = tuple[float, float]  # lowest and highest value
 
 
 def show_rolls(
@@ -40,7 +42,7 @@ def show_rolls(
     figure, axes = panels(WIDTH, 0.95 * len(rolls) + 0.3, len(rolls))
     parts = zip(axes.flat, rolls, titles or repeat(""), edges or repeat(()), masks or repeat(None), strict=False)
     for axis, roll, title, columns, mask in parts:
-        draw_image(axis, roll, 255, title=title, side="left")
+        draw_roll(axis, roll, title)
         _mark(axis, mask, DEFECT, roll, ring=True)
         for column in columns:
             axis.axvline(min(column, roll.shape[1] - 1), color=EDGE, linewidth=1.5)
@@ -48,14 +50,14 @@ def show_rolls(
 
 
 def show_crops(
-    crops: Images, titles: Titles = None, masks: Masks = None, columns: int = 4, scale: float | tuple[float, float] = 1
+    crops: Images, titles: Titles = None, masks: Masks = None, columns: int = 4, scale: float | Scale = 1
 ) -> Figure:
     """A grid of crops on one fixed scale, masks as outlines.
 
     crops: `(H, W)` each; masks: bool `(H, W)` or None; scale: `(lowest, highest)` value, or the highest alone. Raises
     `InputError` for a mask of another shape than its crop.
     """
-    low, high = scale if isinstance(scale, tuple) else (0, scale)
+    limits = scale if isinstance(scale, tuple) else (0, scale)
     columns = min(columns, len(crops))
     rows = -(-len(crops) // columns)
     side = WIDTH / max(columns, 4)
@@ -63,7 +65,7 @@ def show_crops(
     for axis in axes.flat[len(crops) :]:
         axis.set_axis_off()
     for axis, crop, title, mask in zip(axes.flat, crops, titles or repeat(""), masks or repeat(None), strict=False):
-        draw_image(axis, crop, high, low, title)
+        draw_image(axis, crop, title, scale=limits)
         _mark(axis, mask, DEFECT, crop)
     return figure
 
@@ -106,7 +108,7 @@ def show_map(
     height = 1.2 if zoom is None else WIDTH * image.shape[0] / image.shape[1]
     figure, axes = panels(WIDTH, 2 * min(height, 4) + 0.6, 2)
     above, below = axes.flat
-    draw_image(above, image, 255, title="roll", side="left")
+    draw_roll(above, image, "roll")
     figure.colorbar(draw_map(below, anomaly_map, "anomaly map, 0–1", "left"), ax=axes, fraction=0.02, pad=0.01)
     for axis in (above, below):
         _mark(axis, None if mask is None else mask[:, first:last], DEFECT, image, ring=zoom is None)
@@ -126,7 +128,7 @@ def show_maps_compared(
     without it. Raises `InputError` where the shapes differ.
     """
     figure, axes = panels(WIDTH, 1.05 * (len(maps) + 1) + 0.3, len(maps) + 1)
-    draw_image(axes[0, 0], image, 255, title="roll", side="left")
+    draw_roll(axes[0, 0], image, "roll")
     for axis, (name, scores) in zip(axes[1:, 0], maps.items(), strict=True):
         check_shapes(image, scores, f"image and map of {name}")
         relative = scores / (thresholds[name] if thresholds else 0.5) / 2
@@ -144,19 +146,16 @@ def panels(width: float, height: float, rows: int = 1, columns: int = 1) -> tupl
 
 
 def draw_image(
-    axis: Axes, image: np.ndarray, high: float = 1, low: float = 0, title: str = "", side: Side = "center"
-) -> None:
-    """A grey image `(H, W)` on the fixed scale from `low` to `high`, without ticks; side: of the title."""
-    axis.imshow(image, cmap="gray", vmin=low, vmax=high)
+    axis: Axes, image: np.ndarray, title: str = "", side: Side = "center", scale: Scale = (0, 1), colours: str = "gray"
+) -> AxesImage:
+    """An image `(H, W)` on a fixed scale, `(lowest, highest)` value, without ticks; side: of the title."""
     axis.set(xticks=[], yticks=[])
     axis.set_title(title, fontsize=9, loc=side)
+    return axis.imshow(image, cmap=colours, vmin=scale[0], vmax=scale[1])
 
 
-def draw_map(axis: Axes, anomaly_map: np.ndarray, title: str = "", side: Side = "center") -> AxesImage:
-    """An anomaly map `(H, W)` on the scale from 0 to 1 that all maps have, without ticks."""
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=9, loc=side)
-    return axis.imshow(anomaly_map, cmap=MAP_COLOURS, vmin=0, vmax=1)
+draw_map = partial(draw_image, colours="magma")  # an anomaly map, on the scale from 0 to 1 that all maps have
+draw_roll = partial(draw_image, side="left", scale=(0, 255))
 
 
 def check_shapes(first: Any, second: Any, names: str) -> None:
@@ -173,13 +172,11 @@ def _mark(axis: Axes, mask: Mask, colour: str, image: np.ndarray, ring: bool = F
     if mask is None:
         return
     check_shapes(image, mask, "image and mask")
-    marked = np.asarray(mask).astype(np.uint8)
     if not ring:
-        for contour in cv2.findContours(marked, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
+        for contour in cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
             axis.plot(*np.vstack([contour[:, 0], contour[:1, 0]]).T, color=colour, linewidth=1.2)
         return
-    near = cv2.dilate(marked, np.ones((25, 25), np.uint8))
-    for x, y, width, height, _ in cv2.connectedComponentsWithStats(near, connectivity=8)[2][1:]:
-        left, right = np.clip([x - 28, x + width + 28], 0, mask.shape[1] - 1)
-        top, bottom = np.clip([y - 28, y + height + 28], 0, mask.shape[0] - 1)
+    for rows, columns in components(dilate(mask))[1]:
+        left, right = np.clip([columns.start - 28, columns.stop + 28], 0, mask.shape[1] - 1)
+        top, bottom = np.clip([rows.start - 28, rows.stop + 28], 0, mask.shape[0] - 1)
         axis.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=colour, linewidth=1.5)

@@ -6,8 +6,9 @@ The others were trained on photographs and fetch their weights once, to where Py
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pickle import UnpicklingError
 
 import torch
@@ -54,17 +55,12 @@ def build_backbone(name: str, generator: torch.Generator | None = None, pretrain
     weights. Raises `InputError` for an unknown name, and where weights can neither be found nor fetched.
     """
     check_choice("backbone", name, NAMES)
-    backbone: Backbone
+    known: dict[str, Callable[[], Backbone]]
+    known = {"fft": FilterBank, "shallow": Shallow, "dinov2_vits14": partial(_Dinov2, pretrained)}
     with torch.random.fork_rng(devices=[]):
-        if name == "fft":
-            backbone = FilterBank()
-        elif name == "shallow":
-            if generator is not None:
-                torch.default_generator.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            backbone = Shallow()
-        else:
-            backbone = _Dinov2(pretrained) if name == "dinov2_vits14" else _Photographic(name, pretrained)
-    return backbone.eval().requires_grad_(False)
+        if name == "shallow" and generator is not None:
+            torch.default_generator.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        return known.get(name, partial(_Photographic, name, pretrained))().eval().requires_grad_(False)
 
 
 class FilterBank(Backbone):
@@ -232,11 +228,8 @@ def _load(network: nn.Module, name: str, url: str) -> None:
     torchvision's own loading would run the file's pickle; here none is run. A file name that ends in a hash is held to
     it. DenseNet's file has its layers' names as they were before PyTorch 0.4, norm.1 instead of norm1.
     """
-    hashed = "-" in url.rsplit("/")[-1]
     with _fetching(name, "its weights", url):
-        weights = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=False, check_hash=hashed, weights_only=True
-        )
+        weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
         modern = {re.sub(r"\.(norm|relu|conv)\.(\d)\.", r".\1\2.", key): value for key, value in weights.items()}
         network.load_state_dict(modern)
 
@@ -244,17 +237,11 @@ def _load(network: nn.Module, name: str, url: str) -> None:
 @contextmanager
 def _fetching(name: str, what: str, url: str) -> Iterator[None]:
     """Around what `torch.hub` is asked for: what goes wrong becomes an `InputError`."""
-    folder = torch.hub.get_dir()
     try:
         yield
-    except OSError as error:  # of urllib as well
-        reason = one_line(getattr(error, "reason", error))
+    except (OSError, ImportError, RuntimeError, EOFError, UnpicklingError, AttributeError) as error:
+        reason = one_line(getattr(error, "reason", error))  # urllib's errors have one
         raise InputError(
-            f"backbone: {name}: {what} not in {folder} and not to be fetched ({reason}); expected a network once, for "
-            f"{url}; connect, or take fft or shallow, which need none"
-        ) from None
-    except (ImportError, RuntimeError, EOFError, UnpicklingError, AttributeError) as error:
-        raise InputError(
-            f"backbone: {name}: {what} in {folder} cannot be used ({one_line(error)}); expected those of {url}; remove "
-            "the file or folder and try again"
+            f"backbone: {name}: {what} not whole in {torch.hub.get_dir()} and not to be fetched ({reason}); expected "
+            f"{url}; connect to a network once, remove a broken file, or take fft or shallow, which need none"
         ) from None

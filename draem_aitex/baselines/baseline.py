@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from draem_aitex.data.rolls import roll_of_array
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import FLOOR
-from draem_aitex.devices import memory_errors, pick_device
+from draem_aitex.devices import Device, memory_errors, pick_device
 from draem_aitex.errors import InputError, one_line
+from draem_aitex.files import FilePath
 from draem_aitex.training.trainer import precision
 
 MOST_SMOOTHING = 64  # px
-NOT_KEPT = ("search", "pretrained")  # options that say how to compute, not what
 
 
 @dataclass(eq=False, kw_only=True)
@@ -35,9 +35,9 @@ class Baseline(Detector):
 
     smoothing: float = 0.0  # standard deviation of the map's Gaussian, px
     normalised: bool = True  # whether scores are normalised by fabric, see `Detector`
-    device: InitVar[str | torch.device] = "auto"  # type: ignore[assignment]
+    device: InitVar[Device] = "auto"  # type: ignore[assignment]
 
-    def __post_init__(self, device: str | torch.device) -> None:
+    def __post_init__(self, device: Device) -> None:
         super().__init__()
         if not 0 <= self.smoothing <= MOST_SMOOTHING:
             raise InputError(f"smoothing: {self.smoothing}; expected 0 to {MOST_SMOOTHING} px; change it")
@@ -51,7 +51,8 @@ class Baseline(Detector):
     @property
     def options(self) -> dict[str, Any]:
         """What a checkpoint keeps of the constructor's arguments: those that make another detector."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_KEPT}
+        how = ("search", "pretrained")  # to compute, not what
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in how}
 
     @torch.inference_mode()
     def raw_map(self, image: np.ndarray, edges: tuple[int, int], fabric: str | None = None) -> np.ndarray:
@@ -73,9 +74,7 @@ class Baseline(Detector):
         return {"detector": self.kind, "what": self.what, "options": self.options, "state": self._state()}
 
     @classmethod
-    def from_content(
-        cls, content: dict[str, Any], path: Path | str, device: str | torch.device = "auto", **options: Any
-    ) -> Self:
+    def from_content(cls, content: dict[str, Any], path: FilePath, device: Device = "auto", **options: Any) -> Self:
         """The detector of a checkpoint's content, not calibrated; `InputError` where its parts do not fit together.
 
         path: of the file, for messages. options: of the constructor, those that a checkpoint does not keep.
@@ -141,8 +140,7 @@ def smoothed(field: Tensor, sigma: float) -> Tensor:
     margin = math.ceil(3 * sigma)
     if margin == 0:
         return field
-    taps = torch.exp(-0.5 * (torch.arange(-margin, margin + 1, device=field.device) / sigma) ** 2)
-    taps = taps / taps.sum()
+    taps = torch.softmax(-0.5 * (torch.arange(-margin, margin + 1, device=field.device) / sigma) ** 2, 0)
     padded = F.pad(field, (margin,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))
 

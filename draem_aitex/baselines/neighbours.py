@@ -23,7 +23,11 @@ def nearest_distances(queries: Tensor, bank: Tensor, memory_mb: float = MEMORY_M
     queries: float32 `(N, D)`; bank: float32 `(M, D)`, on the same device; memory_mb: for the table of distances.
     Raises `InputError` where the two differ in D.
     """
-    _check_lengths(queries, bank)
+    if queries.shape[1:] != bank.shape[1:]:
+        raise InputError(
+            f"queries: vectors of {tuple(queries.shape[1:])} numbers, the bank has {tuple(bank.shape[1:])}; "
+            "expected the same features; fit the bank anew"
+        )
     squares, rows = (bank**2).sum(1), max(1, int(memory_mb * 2**20 / (4 * len(bank))))
     nearest = [torch.addmm(squares, part, bank.T, alpha=-2).amin(1) for part in queries.split(rows)]
     return (torch.cat(nearest) + (queries**2).sum(1)).clamp_min_(0).sqrt_()
@@ -39,9 +43,7 @@ def searcher(bank: Tensor, search: str = "auto") -> Callable[[Tensor], Tensor]:
     check_choice("search", search, SEARCHES)
     installed = find_spec("faiss") is not None
     if search == "faiss" and not installed:
-        raise InputError(
-            "search: 'faiss' is not installed; expected the package; run: pip install faiss-cpu, or take 'auto'"
-        )
+        raise InputError("search: 'faiss' is not installed; expected it; run pip install faiss-cpu, or take 'auto'")
     if search == "torch" or (search == "auto" and (bank.is_cuda or not installed)):
         return lambda queries: nearest_distances(queries, bank)
     import faiss
@@ -50,16 +52,7 @@ def searcher(bank: Tensor, search: str = "auto") -> Callable[[Tensor], Tensor]:
     index.add(bank.cpu().numpy())
 
     def distances(queries: Tensor) -> Tensor:
-        _check_lengths(queries, bank)
         squares, _ = index.search(queries.cpu().numpy(), 1)
         return torch.from_numpy(squares[:, 0]).to(queries.device).clamp_min_(0).sqrt_()
 
     return distances
-
-
-def _check_lengths(queries: Tensor, bank: Tensor) -> None:
-    if queries.ndim != 2 or queries.shape[1:] != bank.shape[1:]:
-        raise InputError(
-            f"queries: vectors of {tuple(queries.shape[1:])} numbers, the bank has {tuple(bank.shape[1:])}; "
-            "expected the same features; fit the bank anew"
-        )

@@ -198,12 +198,9 @@ class PatchCore(Baseline):
             found = [tuple(tensor.shape) for tensor in bank if tensor.dtype == torch.float32]
             if found != [(len(bank.vectors), length), (length,), (length,), (1,)]:
                 raise InputError(
-                    f"the bank of {fabric} holds vectors of shape {tuple(bank.vectors.shape)}; expected float32 of "
-                    f"{length} numbers each, of backbone {self.backbone}; fit it anew"
+                    f"the bank of {fabric} is {tuple(bank.vectors.shape)}; expected {length} numbers each; fit it anew"
                 )
             self.banks[fabric] = bank
-        if not self.banks:
-            raise KeyError("banks")
 
 
 def greedy_coreset(points: Tensor, count: int, generator: torch.Generator, projected: int = PROJECTED) -> Tensor:

@@ -54,8 +54,7 @@ class VAE(Baseline):
         check_choice("error", self.error, ("l1", "mse"))
         if self.width < 1 or self.latent < 1 or not 0 <= self.beta < math.inf:
             raise InputError(
-                f"width: {self.width}, latent: {self.latent}, beta: {self.beta}; expected 1 or more channels and a "
-                "weight of 0 or more; change them"
+                f"width: {self.width}, latent: {self.latent}, beta: {self.beta}; expected 1, 1, and 0 or more; change it"
             )
         self.network: Autoencoder  # from `fit` on
         self.unit = 1.0  # the mean error at the end of training
@@ -92,9 +91,7 @@ class VAE(Baseline):
         out.
         """
         if steps < 1 or batch < 1 or (seconds is not None and not seconds > 0):
-            raise InputError(
-                f"steps: {steps}, batch: {batch}, seconds: {seconds}; expected 1 or more, and above 0; change them"
-            )
+            raise InputError(f"steps: {steps}, batch: {batch}, seconds: {seconds}; expected all above 0; change them")
         sampler = CropSampler(rolls, self.size, "cpu", normal_augmentation)
         with self._fitting(generator, f"batch: {batch} crops; give a smaller batch, or device='cpu'"):
             self.network, self.steps, self.losses = self._built(generator), 0, []
