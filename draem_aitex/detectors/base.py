@@ -162,7 +162,7 @@ class Detector:
             >>> from draem_aitex import load_detector, load_simulated
             >>> detector = load_detector("compact_loom", quiet=True).calibrate(load_simulated().calibration[:2], 0.1)
         """
-        given = getattr(data, "calibration", data)
+        given: Any = data.calibration if isinstance(data, Collection) else data
         rolls: list[Roll] = [load_roll(roll) if isinstance(roll, Record) else roll for roll in given]
         for roll in rolls:
             if roll.defect != "000" or (roll.mask is not None and roll.mask.any()):

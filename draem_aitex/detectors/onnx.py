@@ -64,13 +64,9 @@ class WholeImage(nn.Module):
         last = whole + (self.last - whole) * (self.last < whole)
         last = last * over + self.multiple * (side % self.multiple == 0)  # nothing left over: a small one, not used
         cut = (whole + side - last) // 2 * over + side * (side % self.multiple == 0)
-        before, behind = slice(0, whole), slice(side - last, side)
-        kept, rest = slice(0, cut), slice(cut - (side - last), last)
-        if axis == 2:
-            parts = score(image[:, :, before])[:, :, kept], score(image[:, :, behind])[:, :, rest]
-        else:
-            parts = score(image[..., before])[..., kept], score(image[..., behind])[..., rest]
-        return torch.cat(parts, dim=axis)
+        head = score(image.narrow(axis, 0, whole)).narrow(axis, 0, cut)
+        tail = score(image.narrow(axis, side - last, last)).narrow(axis, cut - (side - last), side - cut)
+        return torch.cat([head, tail], dim=axis)
 
     def _mirrored(self, side: int) -> torch.Tensor:
         """Indices of a side, mirrored until it fills the grid once: what `model.draem.mirror_to_multiple` does."""
