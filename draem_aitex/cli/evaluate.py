@@ -13,9 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_data(parser)
     shared.add_checkpoint(parser)
     parser.add_argument("--part", choices=("test", "development"), default="test", help="which rolls (default: test)")
-    parser.add_argument(
-        "--fpr", type=float, metavar="RATE", help="another threshold, for this false-positive rate of normal patches"
-    )
+    parser.add_argument("--fpr", type=float, metavar="RATE", help="another threshold, for this false-positive rate")
     parser.add_argument("--false-alarm-rate", action=shared.Renamed, dest="fpr", now="--fpr", nargs=None, type=float)
     parser.add_argument("--mm-per-px", type=float, metavar="MM", help="resolution, for figures in mm and a metre")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
@@ -46,20 +44,13 @@ def run(options: argparse.Namespace) -> None:
                 "same; leave --keep out"
             )
         print(f"note: trained on {trained_on}, tested on {data.source}")
-    evaluation = evaluate(
-        detector,
-        getattr(data, options.part),
-        fpr=options.fpr,
-        mm_per_px=options.mm_per_px,
-        images=options.report is not None,
-        quiet=not sys.stderr.isatty(),
-    )
+    how = {"fpr": options.fpr, "mm_per_px": options.mm_per_px, "images": options.report is not None}
+    evaluation = evaluate(detector, getattr(data, options.part), quiet=not sys.stderr.isatty(), **how)
     evaluation.source, evaluation.part, evaluation.headline = data.source, options.part, about
     print(evaluation)
     figures = evaluation.figures()
     if options.keep:
-        kept = {**detector.about.get("figures", {}), options.part: kept_figures(figures)}
-        detector.about["figures"] = kept
+        detector.about.setdefault("figures", {})[options.part] = kept_figures(figures)
         detector.save(options.checkpoint)
     shared.write_json(options.json, without_nan(figures))
     if options.report is not None:

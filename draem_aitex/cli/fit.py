@@ -4,12 +4,9 @@ A fit takes seconds to minutes and is not resumed: after an interruption the sam
 """
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from draem_aitex.cli import shared
-
-if TYPE_CHECKING:
-    pass
 
 BASELINES: dict[str, dict[str, dict[str, Any]]] = {  # options, each named as the detector's own argument
     "vae": {

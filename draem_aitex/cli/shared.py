@@ -57,7 +57,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Which detector, and how it computes."""
     parser.add_argument("--checkpoint", required=True, help="a file, or a shipped one: compact_aitex, compact_loom")
     parser.add_argument(
-        "--bfloat16", action="store_true", help="sixteen bits: faster where the device computes in them, rounder"
+        "--bfloat16", action="store_true", help="sixteen bits: rounder, faster where the device has them"
     )
     add_device(parser)
 

@@ -17,25 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="training time (default: 8)")
     budget.add_argument("--steps", type=int)
-    parser.add_argument(
-        "--preset", default="compact", help="compact (default), or paper: the published networks, batch and schedule"
-    )
+    parser.add_argument("--preset", default="compact", help="compact (default), or paper: as published, batch and all")
     parser.add_argument("--batch", type=int, help="crops a step, on each device (compact: 32, paper: 8)")
     parser.add_argument("--crop", type=int, metavar="PIXELS", help="side of the crops (compact: 128, paper: 256)")
     parser.add_argument("--learning-rate", type=float, help="at its highest (compact: 0.002, paper: 0.0001)")
-    parser.add_argument(
-        "--mix",
-        nargs="+",
-        default=[],
-        metavar="KIND=WEIGHT",
-        help="how often a kind of synthetic anomaly comes, against the others' weights (default: slip=0.28 and so on)",
-    )
-    parser.add_argument(
-        "--augmenter",
-        choices=("own", "paper"),
-        default="own",
-        help="own (default): nine kinds for fabric; paper: the published one, which needs --textures",
-    )
+    often = "how often a kind of anomaly comes, against the others (default: slip=0.28, …)"
+    parser.add_argument("--mix", nargs="+", default=[], metavar="KIND=WEIGHT", help=often)
+    which = "own (default): nine kinds for fabric; paper: the published one, needs --textures"
+    parser.add_argument("--augmenter", choices=("own", "paper"), default="own", help=which)
     parser.add_argument("--textures", metavar="DIR", help="a folder of texture images, such as DTD's")
     parser.add_argument("--compile", action="store_true", help="compile the networks first; pays on CUDA")
     parser.add_argument("--save-seconds", type=float, default=30, help="between checkpoints (default: 30)")
@@ -51,9 +40,8 @@ def run(options: argparse.Namespace) -> int:
         # Process by process: the first one makes the simulated fabric, if need be.
         distributed.in_turn(lambda: shared.check_writable(options.out))
         config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
-        result = workflow.run(
-            data, config, options.out, device, save_seconds=options.save_seconds, compiled=options.compile
-        )
+        how = {"save_seconds": options.save_seconds, "compiled": options.compile}
+        result = workflow.run(data, config, options.out, device, **how)
         if not result.finished:
             kept = f"{options.out} holds step {result.saved}" if result.saved else "nothing is saved yet"
             print(f"interrupted at step {result.steps}; {kept}; the same command goes on from there")
