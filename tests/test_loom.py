@@ -75,7 +75,7 @@ def test_mask_is_what_the_defect_changed(defect, fabric):
         assert difference[roll.mask].max() > 1.5 * loom.VISIBLE_CHANGE
 
 
-@pytest.mark.parametrize("defect", loom.DEFECT_CODES)
+@pytest.mark.parametrize("defect", loom.MAKERS)
 def test_every_defect_fits_on_every_fabric_and_size(defect):
     for seed, fabric in enumerate(loom.FABRICS):
         for width, height in ((512, 64), (700, 256)):
@@ -97,14 +97,14 @@ def test_cut_selvage_touches_the_selvedge_and_a_weft_crack_the_edge():
 def defective():
     """Ten whole rolls of each defect, on the fabrics that have it in the set: (mask pixels, contrast) of each."""
     made = {}
-    for code in loom.DEFECT_CODES:
+    for code in loom.MAKERS:
         fabrics = [fabric for defect, fabric in loom.DEFECTIVE_ROLLS if defect == code]
         rolls = [weave(fabrics[seed % len(fabrics)], code, 100 + seed, loom.ROLL_WIDTH) for seed in range(10)]
         made[code] = [(roll.mask.sum(), realism.defect_contrast(roll.image, roll.mask)) for roll in rolls]
     return made
 
 
-@pytest.mark.parametrize("defect", loom.DEFECT_CODES)
+@pytest.mark.parametrize("defect", loom.MAKERS)
 def test_defects_have_the_real_sizes(defective, defect):
     median, scatter = realism.REAL_SIZES[defect]
     sizes = np.log([pixels for pixels, _ in defective[defect]])
@@ -112,7 +112,7 @@ def test_defects_have_the_real_sizes(defective, defect):
     assert np.std(sizes) < 1.6 * scatter + 0.15
 
 
-@pytest.mark.parametrize("defect", loom.DEFECT_CODES)
+@pytest.mark.parametrize("defect", loom.MAKERS)
 def test_defects_have_the_real_contrasts(defective, defect):
     low, high = realism.REAL_CONTRASTS[defect]
     contrasts = [contrast for _, contrast in defective[defect]]
@@ -245,14 +245,14 @@ def test_the_set_is_spread_over_the_parts():
     """Six defective rolls a fabric, every defect where a student meets it, every part of the split with something."""
     assert Counter(fabric for _, fabric in loom.DEFECTIVE_ROLLS) == dict.fromkeys(FABRIC_FOLDERS, 6)
     counts = Counter(defect for defect, _ in loom.DEFECTIVE_ROLLS)
-    assert set(counts) == set(loom.DEFECT_CODES) and counts.pop("036") == 1 and min(counts.values()) >= 2
+    assert set(counts) == set(loom.MAKERS) and counts.pop("036") == 1 and min(counts.values()) >= 2
     rolls = [
         Record(None, number, defect, fabric, ()) for number, (defect, fabric) in enumerate(loom.DEFECTIVE_ROLLS, 1)
     ]
     rolls += [Record(None, number, "000", "00", ()) for number in loom.NORMAL_NUMBERS]
     split = SimpleNamespace(**split_records(rolls))
-    assert {roll.defect for roll in split.test} == {"000", *loom.DEFECT_CODES}
-    assert {roll.defect for roll in split.development} == set(loom.DEFECT_CODES) - {"027", "036"}
+    assert {roll.defect for roll in split.test} == {"000", *loom.MAKERS}
+    assert {roll.defect for roll in split.development} == set(loom.MAKERS) - {"027", "036"}
     assert (len(split.train), len(split.calibration), sum(roll.is_normal for roll in split.test)) == (4, 2, 2)
     for fabric, index in RECORDINGS:
         train = {loom._recording(fabric, roll.number, None) for roll in split.train}

@@ -38,8 +38,6 @@ def fabric_edges(image: np.ndarray) -> Edges:
         raise InputError(f"no fabric: image of {width} x {height} pixels; expected 32 x 32 or more; use a larger one")
     dark = np.median(image, axis=0) < BACKLIGHT
     weave = _weave(image, dark)
-    if weave is None:
-        raise InputError("no fabric: blank, saturated or without a weave; expected woven fabric; use another image")
     start = _selvedge_start(image, _weave_onset(weave))
     end = len(weave) - _selvedge_start(image[:, ::-1], _weave_onset(weave[::-1]))
     if start >= end:  # in images of few columns
@@ -89,17 +87,17 @@ def _weave(image, dark):
     """How much weave each column has: float32 `(W,)`, log10, 0 for the fabric's typical column, -3 for none.
 
     It is the power at the fabric's pick frequencies times its share of the column's whole power: streaks of a machine
-    bed have some power everywhere, but not gathered at the picks. None where the image has no fabric to compare with.
+    bed have some power everywhere, but not gathered at the picks. Raises
+    `InputError` where the image has no fabric to compare with.
     """
     height, width = image.shape
     power = np.abs(np.fft.rfft(image * np.hanning(height)[:, None].astype(np.float32), axis=0)) ** 2
     power[: max(2, height // 21)] = 0  # lighting and slow tone, not weave
     fabric = dark & (np.arange(width) >= width // 3)
-    if fabric.sum() < min(64, width // 2):
-        return None
-    reference = np.median(power[:, fabric], axis=1)  # a median: a large defect must not pass for the fabric
-    if reference.max() < 1 or reference.max() < 4 * reference[reference > 0].mean():
-        return None  # flat, or noise without a repeat
+    enough = fabric.sum() >= min(64, width // 2)
+    reference = np.median(power[:, fabric], axis=1) if enough else np.zeros(1)  # a large defect must not pass for it
+    if reference.max() < 1 or reference.max() < 4 * reference[reference > 0].mean():  # flat, or noise without a repeat
+        raise InputError("no fabric: blank, saturated or without a weave; expected woven fabric; use another image")
     peaks = np.argsort(reference)[-6:]
     at_peaks = _smooth(power[peaks].sum(axis=0))
     share = at_peaks / (_smooth(power.sum(axis=0)) + 1e-6)

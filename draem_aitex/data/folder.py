@@ -5,12 +5,11 @@ from pathlib import Path
 from draem_aitex.data.images import images_in
 from draem_aitex.data.rolls import NORMAL, Collection, Record
 from draem_aitex.errors import InputError
-from draem_aitex.files import FilePath
 
 SOURCE, FABRIC, DEFECT = "own pictures", "own", "bad"  # what a collection, a record and a defect of it are called
 
 
-def load_folder(root: FilePath) -> Collection:
+def load_folder(root: Path | str) -> Collection:
     """Find the images in a folder of your own, pair the masks, and split by image.
 
     Normal images lie in `root/good`, defective ones in `root/bad`, masks in `root/masks`: PNG, JPEG, TIFF or BMP. A

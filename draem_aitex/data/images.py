@@ -43,8 +43,7 @@ def read_noted(path: Path | str) -> tuple[np.ndarray, list[str]]:
     notes: list[str] = []
     with _named(path):
         data = Path(path).read_bytes()
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            image.verify()  # the checksums of a PNG, at which decoding does not look
+        Image.open(BytesIO(data), formats=FORMATS).verify()  # the checksums of a PNG, which decoding does not look at
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             deep = image.mode.startswith("I;16") or re.search(";16[BLN]", str(image.tile)) is not None  # as in RGB;16N
             orientation = _orientation(image)
@@ -110,17 +109,16 @@ def _named(path: Path | str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InputError(f"{path}: too large to decode; expected at most {most} pixels; cut it up") from None
     except Exception as error:  # a dozen kinds, from SyntaxError to struct.error
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); give an existing image file") from None
-        reason = "no known format" if isinstance(error, UnidentifiedImageError) else one_line(error).lower()
-        raise InputError(
-            f"{path}: not a readable image ({Path(path).stat().st_size} bytes; {reason}); "
-            "expected a whole PNG, JPEG, TIFF or BMP; get the file anew"
-        ) from None
+        if isinstance(error, Image.DecompressionBombError):
+            found = f"too large to decode; expected at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; cut it up"
+        elif isinstance(error, OSError) and error.strerror:
+            found = f"cannot be read ({error.strerror}); give an existing image file"
+        else:
+            reason = "no known format" if isinstance(error, UnidentifiedImageError) else one_line(error).lower()
+            found = f"not a readable image ({Path(path).stat().st_size} bytes; {reason}); expected a whole PNG, JPEG, "
+            found += "TIFF or BMP; get the file anew"
+        raise InputError(f"{path}: {found}") from None
 
 
 @contextmanager

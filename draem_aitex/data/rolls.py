@@ -15,7 +15,6 @@ import numpy as np
 from draem_aitex.data.fabric_edges import Edges, fabric_edges, find_selvedges
 from draem_aitex.data.images import image_size, read_image, read_noted
 from draem_aitex.errors import InputError
-from draem_aitex.files import FilePath
 
 AITEX_NAME = re.compile(r"(\d{4})_(\d{2,3})_(\d{2})")  # number, defect code, fabric code
 NORMAL = "000"  # the defect code of a roll without a defect
@@ -129,14 +128,14 @@ def roll_of_array(
     return Roll(name, fabric or "", NORMAL, image, (start, end), None), notes
 
 
-def roll_of_file(path: FilePath, fabric: str | None = None, edges: Edges | None = None) -> tuple[Roll, list[str]]:
+def roll_of_file(path: Path | str, fabric: str | None = None, edges: Edges | None = None) -> tuple[Roll, list[str]]:
     """An image file as a roll, see `roll_of_array`, and notes about it; by default of the fabric that its name says."""
     image, notes = read_noted(path)
     roll, more = roll_of_array(image, fabric_code(path) if fabric is None else fabric, str(path), edges)
     return replace(roll, name=Path(path).stem), notes + more
 
 
-def fabric_code(path: FilePath) -> str | None:
+def fabric_code(path: Path | str) -> str | None:
     """The fabric code in an image's name, None where it is no AITEX name."""
     match = AITEX_NAME.fullmatch(Path(path).stem)
     return match[3] if match else None

@@ -38,15 +38,12 @@ class Change:
 class Cloth:
     """One roll's threads, light and surroundings: everything drawn but the defect and the sensor's noise."""
 
-    def __init__(
-        self, fabric: LoomFabric, draws: np.random.Generator, width: int, height: int, recording: int | None = None
-    ):
+    def __init__(self, fabric: LoomFabric, draws: np.random.Generator, width: int, height: int, recording: int | None):
         """width, height: px; recording: index in the fabric's recordings, drawn where None."""
         self.fabric, self.width, self.height = fabric, width, height
         drawn = int(draws.integers(len(fabric.recordings)))  # drawn in any case: the rest stays the same
         self.recording = fabric.recordings[drawn if recording is None else recording]
-        scale = min(1.0, width / ROLL_WIDTH)
-        self.start = round(int(draws.integers(*fabric.start)) * scale)
+        self.start = round(int(draws.integers(fabric.start[0], fabric.start[1])) * min(1.0, width / ROLL_WIDTH))
         self.cloth_start = self.start + fabric.selvedge
         self.pick_pitch = self.recording.pick_pitch * draws.uniform(1 - SPEED_VARIATION, 1 + SPEED_VARIATION)
         self.end_pitch = fabric.end_pitch * draws.uniform(0.997, 1.003)
@@ -91,7 +88,7 @@ class Cloth:
         slope, bowl = fabric.falloff
         light = 1 + slope / 2 * across + bowl * (across**2 - 1 / 3) + draws.uniform(-0.02, 0.02) * down
         frequency, variation = self.recording.flicker
-        frequency = frequency * (1 + variation * draws.uniform(-1, 1))
+        frequency *= 1 + variation * draws.uniform(-1, 1)
         phase = 2 * np.pi * (frequency * np.arange(height)[:, None] + draws.random())
         bars = np.sin(phase + 0.5 * noise(draws, (height, 1), (100, 1))) + 0.35 * noise(draws, (height, 1), (3, 1))
         light = light * (1 + fabric.flicker * bars.astype(np.float32))
@@ -119,25 +116,22 @@ class Cloth:
             grey += change.bare * (left[..., 1] * warp - grey)
         grey *= self.light[rows, columns] * self._bands(columns)
         grey *= 1 + change.light
-        if np.any(change.fibres):
-            grey += change.fibres * (change.fibre_grey - grey)
+        grey += change.fibres * (change.fibre_grey - grey)
         return grey
 
     def _seen(self, which, place, columns):
         """Light of both threads (`which` 0), or of the one that is left where the other is gone (1)."""
         seen = _look_up(self.tile[which], *place)
-        inside = max(0, self.cloth_start - columns.start)
-        if inside:
-            part = np.s_[:, :inside]
-            seen[part] = _look_up(self.selvedge_tile[which], *(array[part] for array in place))
+        if (inside := self.cloth_start - columns.start) > 0:
+            of_selvedge = (array[:, :inside] for array in place)
+            seen[:, :inside] = _look_up(self.selvedge_tile[which], *of_selvedge)
         return seen
 
     def _bands(self, columns):
         """Tone of each column: the selvedge's bands, then 1."""
-        bands = np.float32(self.fabric.selvedge_bands)
-        place = (np.arange(columns.start, columns.stop) - self.start) / self.fabric.selvedge * len(bands)
-        band = bands[np.clip(place, 0, len(bands) - 1).astype(int)]
-        return np.where(place < len(bands), band, np.float32(1))
+        bands = np.float32([*self.fabric.selvedge_bands, 1])
+        place = (np.arange(columns.start, columns.stop) - self.start) / self.fabric.selvedge * (len(bands) - 1)
+        return bands[np.clip(place, 0, len(bands) - 1).astype(int)]
 
     def _surroundings(self, draws):
         """What is left of the fabric: grey levels `(height, start)`."""
@@ -153,11 +147,9 @@ class Cloth:
     def photograph(self, threads: np.ndarray) -> np.ndarray:
         """Put the threads before their background and soften both with the lens: float32 `(H, W)`."""
         x = np.arange(self.width, dtype=np.float32) - self.start
-        left = slice(0, self.start)
-        covered = np.clip(x[left] - self.edge + 0.5, 0, 1)
-        scene = threads.copy()
-        scene[:, left] = self.surroundings + covered * (threads[:, left] - self.surroundings)
-        return cv2.GaussianBlur(scene, (0, 0), 0.65)
+        covered = np.clip(x - self.edge + 0.5, 0, 1)[:, : self.start]
+        left = self.surroundings + covered * (threads[:, : self.start] - self.surroundings)
+        return cv2.GaussianBlur(np.hstack([left, threads[:, self.start :]]), (0, 0), 0.65)
 
 
 def _squeeze(place, thickness):

@@ -5,6 +5,9 @@ noise-free image. Sizes scatter log-normally about the medians of AITEX's masks,
 `realism.defect_contrast` gives on the real rolls.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import cv2
 import numpy as np
 
@@ -91,17 +94,18 @@ def _tangle(draws, size, diameter):
     return cover * _plateau(np.hypot(grid[:, None], grid[None]) / (size / 2))
 
 
-def _ball(cloth, draws, code, *, share, spots=1, push=0.25, rim=2.8):
+def _ball(cloth, draws, code, *, share, spots=(1,), push=0.25, rim=2.8):
     """Fibres caught on the cloth in one or two balls, which push the threads beneath aside.
 
     Scattered fibres and the lens make the mask about `rim` px wider than the ball.
     """
+    count = int(draws.choice(spots))
     depth = _depth(cloth, draws, code, share)
-    diameter = max(1.4, 1.05 * np.sqrt(_area(draws, code) / spots) - rim)
+    diameter = max(1.4, 1.05 * np.sqrt(_area(draws, code) / count) - rim)
     size = int(1.5 * diameter) + 9
-    window = _somewhere(cloth, draws, size * spots, size + 6)
+    window = _somewhere(cloth, draws, size * count, size + 6)
     fibres = np.zeros([part.stop - part.start for part in window], np.float32)
-    for spot in range(spots):
+    for spot in range(count):
         left = int(draws.integers(0, fibres.shape[1] - size + 1))
         part = fibres[spot * size : spot * size + size, left : left + size]
         part[:] = _tangle(draws, size, diameter)[: len(part)]
@@ -173,11 +177,6 @@ def _weft_curling(cloth, draws):
     return Change(window, fibres=cover, fibre_grey=_grey(cloth, _depth(cloth, draws, "016", 0.55)))
 
 
-def _fuzzyball(cloth, draws):
-    """019: a small ball of dark loose fibres on the cloth."""
-    return _ball(cloth, draws, "019", share=0.5)
-
-
 def _cut_selvage(cloth, draws):
     """022: where selvedge and cloth meet, a cut runs in between two picks and ends in a knot of cut threads."""
     half = draws.uniform(1.8, 3)
@@ -212,11 +211,6 @@ def _crease(cloth, draws):
     return Change(window, ends=crowd, light=strength * flank)
 
 
-def _warp_ball(cloth, draws):
-    """025: fibres rubbed off an end have gathered on it in a tiny dark ball."""
-    return _ball(cloth, draws, "025", share=0.45, push=0.1, rim=2.0)
-
-
 def _knots(cloth, draws):
     """027: an end was tied again: knots in a row down one end, the first raised to the light, threads bent around."""
     area = 1.25 * _area(draws, "027")
@@ -230,22 +224,11 @@ def _knots(cloth, draws):
     return Change(window, ends=push, light=draws.uniform(0.12, 0.25) * raised + max(dark, -0.6) * sunk)
 
 
-def _contamination(cloth, draws):
-    """029: foreign fibres, bright, spun or fallen into the cloth."""
-    return _ball(cloth, draws, "029", share=0.55, push=0.2)
-
-
-def _nep(cloth, draws):
-    """030: one or two small knots of entangled fibres."""
-    return _ball(cloth, draws, "030", share=0.6, spots=int(draws.choice((1, 1, 2))))
-
-
 def _weft_crack(cloth, draws):
     """036: for a band across the whole roll the picks are gone and only ends are left."""
     width = cloth.width - cloth.start
     # A fifth of the mask is the wandering and the curled picks at the borders.
     band = min(0.8 * _area(draws, "036") / CRACKED_CLOTH, 0.6) * cloth.height
-    rows = slice(0, cloth.height)
     centre = draws.uniform(0.5 * band + 8, cloth.height - 0.5 * band - 8)
     path = centre + 4 * np.clip(noise(draws, (1, width), (1, 500)), -1.5, 1.5)
     # At its borders the picks end unevenly from end to end, like a comb, and curl up to the light.
@@ -255,11 +238,16 @@ def _weft_crack(cloth, draws):
     bare = np.clip(inside, 0, 1)
     curled = 0.3 * _bump((inside + 3) / 5)
     streaks = 0.12 * noise(draws, (cloth.height, width), (30, 5))
-    return Change((rows, slice(cloth.start, cloth.width)), bare=bare, light=bare * streaks + curled)
+    return Change(np.s_[0 : cloth.height, cloth.start : cloth.width], bare=bare, light=bare * streaks + curled)
 
 
-MAKERS = {
-    "002": _broken_end, "006": _broken_yarn, "010": _broken_pick, "016": _weft_curling, "019": _fuzzyball,
-    "022": _cut_selvage, "023": _crease, "025": _warp_ball, "027": _knots, "029": _contamination, "030": _nep,
+MAKERS: dict[str, Callable[..., Change]] = {
+    "002": _broken_end, "006": _broken_yarn, "010": _broken_pick, "016": _weft_curling,
+    "019": partial(_ball, code="019", share=0.5),  # fuzzyball: a small ball of dark loose fibres
+    "022": _cut_selvage, "023": _crease,
+    "025": partial(_ball, code="025", share=0.45, push=0.1, rim=2.0),  # warp ball: tiny, dark, rubbed off an end
+    "027": _knots,
+    "029": partial(_ball, code="029", share=0.55, push=0.2),  # contamination: bright foreign fibres
+    "030": partial(_ball, code="030", share=0.6, spots=(1, 1, 2)),  # nep: one or two knots of entangled fibres
     "036": _weft_crack,
 }  # fmt: skip

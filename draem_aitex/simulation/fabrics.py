@@ -5,16 +5,17 @@ the simulated rolls to `realism.REAL_WEAVES`. No image of AITEX is used, only th
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-Weave = tuple[tuple[int, ...], ...]  # rows are picks, columns are ends; 1 where the end is on top
+Weave = Sequence[Sequence[int]]  # rows are picks, columns are ends; 1 where the end is on top
 
 
 def read_data(name: str) -> Any:
     """The content of one of this package's JSON files."""
-    return json.loads(files(__package__).joinpath(name).read_text(encoding="utf-8"))
+    return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Recording:
 
     pick_pitch: float  # px between picks, vertically
     mirrored: bool = False  # the twill runs the other way: the cloth lay with its other end first
-    flicker: tuple[float, float] = (0.105, 0.15)  # of the lamp: cycles/px downwards, its relative variation over rolls
+    flicker: Sequence[float] = (0.105, 0.15)  # of the lamp: cycles/px downwards, its relative variation over rolls
 
 
 @dataclass(frozen=True)
@@ -31,50 +32,38 @@ class LoomFabric:
     """What one fabric is made of. Lengths in px, tones and strengths relative to the cloth's mean."""
 
     weave: Weave
-    recordings: tuple[Recording, ...]
+    recordings: Sequence[Recording]
     end_pitch: float  # px between ends, horizontally
     mean: float  # grey level of the cloth
     std: float  # grey levels, standard deviation of the finished cloth
-    strengths: dict[
-        tuple[int, int], float
-    ]  # amplitude of the weave's strongest waves; (1, 2) is one per repeat down, two to the right
+    # Amplitude of the weave's strongest waves; (1, 2) is one per repeat down, two to the right.
+    strengths: dict[tuple[int, int], float]
     turns: dict[tuple[int, int], float]  # degrees by which such a wave is shifted against the threads
     shading: float  # share of what the threads' own shading adds beside these waves
     warp_tone: float  # brightness of the warp
     weft_tone: float  # brightness of the weft
-    irregularity: tuple[float, float]  # standard deviation of thickness and tone, warp and weft
+    irregularity: Sequence[float]  # standard deviation of thickness and tone, warp and weft
     mottle: float  # standard deviation of tone over the cloth
     wander: float  # px; how far threads wander from their straight places over some hundred px
     pick_slope: float  # px down a px to the right: picks are rarely horizontal
     end_skew: float  # px to the right a px down
     flicker: float  # amplitude of the lamp's flicker, which shows as horizontal bars
-    start: tuple[int, int]  # first fabric column of a roll 4096 wide, from–to
+    start: Sequence[int]  # first fabric column of a roll 4096 wide, from–to
     machine_bed: bool  # left of the fabric: machine bed, dark gap and bright edge; otherwise backlight
     selvedge: int  # px
     selvedge_weave: Weave
     selvedge_density: float  # ends in the selvedge for one in the cloth
-    selvedge_bands: tuple[float, ...]  # tone of the selvedge's bands of threads, from the edge on
-    falloff: tuple[float, float]  # share of light gained from left to right, and at both ends over the middle
-
-
-_DATA = read_data("fabrics.json")
-WEAVES: dict[str, Weave] = {
-    name: tuple(tuple(int(mark) for mark in row) for row in rows) for name, rows in _DATA["weaves"].items()
-}
+    selvedge_bands: Sequence[float]  # tone of the selvedge's bands of threads, from the edge on
+    falloff: Sequence[float]  # share of light gained from left to right, and at both ends over the middle
 
 
 def _fabric(row):
     """A fabric from its row in the file, where a wave is [down, across, value] and a weave a name."""
-    for name in ("strengths", "turns"):
-        row[name] = {(down, across): value for down, across, value in row[name]}
-    for name in ("weave", "selvedge_weave"):
-        row[name] = WEAVES[row[name]]
-    row["recordings"] = [Recording(**_tuples(recording)) for recording in row["recordings"]]
-    return LoomFabric(**_tuples(row))
+    waves = {name: {(down, across): value for down, across, value in row[name]} for name in ("strengths", "turns")}
+    weaves = {name: WEAVES[row[name]] for name in ("weave", "selvedge_weave")}
+    return LoomFabric(**{**row, **waves, **weaves, "recordings": [Recording(**made) for made in row["recordings"]]})
 
 
-def _tuples(row):
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-
-
+_DATA = read_data("fabrics.json")
+WEAVES: dict[str, Weave] = _DATA["weaves"]
 FABRICS: dict[str, LoomFabric] = {code: _fabric(row) for code, row in _DATA["fabrics"].items()}

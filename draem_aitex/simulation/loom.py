@@ -5,7 +5,6 @@ its exact mask, and a whole set is written. No image of AITEX is used, only figu
 """
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +34,6 @@ NORMAL_NUMBERS: tuple[int, ...] = tuple(_ROLLS["normal"])
 # (defect, fabric) of the defective rolls, numbered from 1 through the whole set as in AITEX: six on every fabric, each
 # defect where AITEX has it first. The last of each line in the file has a number divisible by 4: a development roll.
 DEFECTIVE_ROLLS: tuple[tuple[str, str], ...] = tuple((defect, fabric) for defect, fabric in _ROLLS["defective"])
-DEFECT_CODES = tuple(MAKERS)
 
 
 def simulate_roll(
@@ -49,12 +47,20 @@ def simulate_roll(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weave one roll: `(image, mask)`, uint8 and bool `(height, width)`.
 
-    fabric: code in `FABRICS`; defect: code in `DEFECT_CODES`, or None; recording: index in the fabric's recordings,
+    fabric: code in `FABRICS`; defect: code in `MAKERS`, or None; recording: index in the fabric's recordings,
     drawn where None. The same state of the generator gives the same roll, and the same cloth with or without a defect.
     Below 4096 columns, what lies left of the fabric shrinks with the width. Raises `InputError` for unknown codes and
     recordings and for sizes too small.
     """
-    _check(fabric, defect, width, height, recording)
+    if fabric not in FABRICS:
+        raise InputError(f"fabric {fabric!r}: not on the loom; expected {', '.join(FABRICS)}; use one")
+    if defect is not None and defect not in MAKERS:
+        raise InputError(f"defect {defect!r}: not on the loom; expected None, {', '.join(MAKERS)}; use one")
+    if width < 512 or height < 64:
+        raise InputError(f"roll of {width} x {height} px: expected 512 x 64 or more; use a larger one")
+    count = len(FABRICS[fabric].recordings)
+    if recording is not None and recording not in range(count):
+        raise InputError(f"recording {recording!r}: fabric {fabric} has {count}, from 0 on; use one of these or None")
     # Children of their own for cloth, sensor and defect: a defect changes nothing but itself.
     cloth_draws, sensor_draws, defect_draws = map(np.random.default_rng, generator.integers(2**63, size=3))
     cloth = Cloth(FABRICS[fabric], cloth_draws, width, height, recording)
@@ -73,18 +79,6 @@ def simulate_roll(
     return cv2.convertScaleAbs(np.maximum(image, 0)), mask
 
 
-def _check(fabric, defect, width, height, recording):
-    if fabric not in FABRICS:
-        raise InputError(f"fabric {fabric!r}: not on the loom; expected {', '.join(FABRICS)}; use one")
-    if defect is not None and defect not in DEFECT_CODES:
-        raise InputError(f"defect {defect!r}: not on the loom; expected None, {', '.join(MAKERS)}; use one")
-    if width < 512 or height < 64:
-        raise InputError(f"roll of {width} x {height} px: expected 512 x 64 or more; use a larger one")
-    count = len(FABRICS[fabric].recordings)
-    if recording is not None and recording not in range(count):
-        raise InputError(f"recording {recording!r}: fabric {fabric} has {count}, from 0 on; use one of these or None")
-
-
 def _changed(image, normal, cloth):
     """The mask: pixels that the defect changed, closed over one weave repeat so that a band is no comb."""
     difference = np.abs(image - normal)
@@ -98,34 +92,36 @@ def _changed(image, normal, cloth):
     return closed
 
 
-def simulate(
-    out: Path | str, seed: int = 0, progress: bool = False, overwrite: bool = False, keep_same: bool = False
-) -> Path:
+def simulate(out: Path | str, seed: int = 0, progress: bool = False, overwrite: bool = False) -> Path:
     """Weave a whole set in AITEX's layout and return its folder.
 
     Eight normal rolls a fabric (`NORMAL_NUMBERS`), 42 defective rolls with masks (`DEFECTIVE_ROLLS`), and
     `simulated.json`, which says what it is. The same seed gives the same files; the folder appears complete or not at
-    all. progress: show a bar; keep_same: leave the same set if another process has put it there meanwhile. Raises
+    all, and where another process puts the same set there meanwhile, that stays. progress: show a bar. Raises
     `InputError` if `out` exists and is not empty; with `overwrite` a simulated set is replaced, and anything else is
     still refused.
     """
     out = Path(out)
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed {seed!r}: expected a whole number, 0 or more; choose another")
-    _check_target(out, overwrite)
+    before, wanted = _mark(out), _wanted(seed)
+    if out.is_file() or (out.exists() and any(out.iterdir()) and not (before and overwrite)):
+        what = "not empty" if before else "not simulated rolls"
+        raise InputError(
+            f"{out}: {what}; expected an empty folder, or a simulated set with overwrite=True; use another"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
-            new, old = Path(beside, "new"), Path(beside, "old")
-            _write_set(new, seed, progress)
-            if keep_same and _mark(out) == _wanted(seed):
-                return out
-            _check_target(out, overwrite)
-            if out.exists():
-                os.rename(out, old)
-            os.rename(new, out)
+            _write_set(Path(beside, "new"), seed, progress)
+            if before == wanted or _mark(out) != wanted:  # otherwise another process has put it there meanwhile
+                if before:
+                    out.rename(Path(beside, "old"))
+                elif out.exists():
+                    out.rmdir()
+                Path(beside, "new").rename(out)
     except OSError as error:
-        if not keep_same or _mark(out) != _wanted(seed):
+        if before == wanted or _mark(out) != wanted:
             raise InputError(f"{out}: {error.strerror}; expected a writable place with no other writer") from None
     return out
 
@@ -137,9 +133,7 @@ def ensure_simulated(folder: Path | str | None = None, seed: int = 0) -> Path:
     call at once. Raises `InputError` if the folder holds anything else.
     """
     folder = DEFAULT_FOLDER if folder is None else Path(folder)
-    if _mark(folder) == _wanted(seed):
-        return folder
-    return simulate(folder, seed, overwrite=True, keep_same=True)
+    return folder if _mark(folder) == _wanted(seed) else simulate(folder, seed, overwrite=True)
 
 
 def load_simulated(folder: Path | str | None = None, seed: int = 0) -> Collection:
@@ -176,24 +170,12 @@ def _mark(folder):
         return None
 
 
-def _check_target(out, overwrite):
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: a file; expected a folder for the simulated rolls; choose another name")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if _mark(out) is None:
-        raise InputError(f"{out}: not simulated rolls; expected an empty folder; use another")
-    if not overwrite:
-        raise InputError(f"{out}: not empty; expected an empty folder; use another, or overwrite=True")
-
-
 def _write_set(folder, seed, progress):
     rolls = [(fabric, number, None) for fabric in FABRICS for number in NORMAL_NUMBERS]
     rolls += [(fabric, number, defect) for number, (defect, fabric) in enumerate(DEFECTIVE_ROLLS, 1)]
     with ThreadPoolExecutor(2) as pool:
         done = pool.map(lambda roll: _write_roll(folder, seed, *roll), rolls)
-        for _ in tqdm(done, total=len(rolls), desc="weaving", unit="roll", disable=not progress):
-            pass
+        list(tqdm(done, total=len(rolls), desc="weaving", unit="roll", disable=not progress))
     about = {"what": "simulated fabric, not AITEX", **_wanted(seed), "fabrics": list(FABRICS)}
     (folder / SIMULATED_MARK).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -209,17 +191,12 @@ def _recording(fabric, number, defect):
 def _write_roll(folder, seed, fabric, number, defect):
     """One roll from a generator of its own, so that neither order nor the number of workers matters."""
     generator = np.random.default_rng(np.random.SeedSequence((seed, int(fabric), number, int(defect or 0))))
-    image, mask = simulate_roll(
-        fabric, defect, generator=generator, width=SET_WIDTH, recording=_recording(fabric, number, defect)
-    )
+    index = _recording(fabric, number, defect)
+    image, mask = simulate_roll(fabric, defect, generator=generator, width=SET_WIDTH, recording=index)
     name = f"{number:04d}_{defect or '000'}_{fabric}"
-    if defect is None:
-        _write_png(folder / "NODefect_images" / FABRIC_FOLDERS[fabric] / f"{name}.png", image)
-    else:
-        _write_png(folder / "Defect_images" / f"{name}.png", image)
-        _write_png(folder / "Mask_images" / f"{name}_mask.png", mask.astype(np.uint8) * 255)
-
-
-def _write_png(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    images = {f"NODefect_images/{FABRIC_FOLDERS[fabric]}/{name}.png": image}
+    if defect is not None:
+        images = {f"Defect_images/{name}.png": image, f"Mask_images/{name}_mask.png": mask.astype(np.uint8) * 255}
+    for place, pixels in images.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())

@@ -71,14 +71,14 @@ def weave_figures(cloths: Sequence[np.ndarray], peaks: int = 4) -> WeaveFigures:
     groups: list[list[tuple]] = []
     for peak in sorted(found, key=lambda peak: -peak[2]):
         for group in groups:
-            aligned = _aligned(peak, group[0])
-            if aligned is not None and peak[3] not in {other[3] for other in group}:
+            distance, aligned = _nearest([peak], group[0])
+            if distance < SAME and peak[3] not in {other[3] for other in group}:
                 group.append(aligned)
                 break
         else:
             groups.append([peak])
-    common = [np.median(group, axis=0)[:3] for group in groups if 2 * len(group) >= len(cloths)]
-    common = sorted((_signed(peak) for peak in common), key=lambda peak: -peak[2])[:peaks]
+    common = [_signed(*np.median(group, axis=0)[:3].tolist()) for group in groups if 2 * len(group) >= len(cloths)]
+    common = sorted(common, key=lambda peak: -peak[2])[:peaks]
     mean, std = np.median([(cloth.mean(), cloth.std()) for cloth in cloths], axis=0)
     return WeaveFigures(round(float(mean), 1), round(float(std), 1), tuple(common))
 
@@ -107,30 +107,21 @@ def _peaks(power):
     return found
 
 
-def _aligned(peak, other):
-    """`peak` with the sign of `other` if the two are one peak, else None. A frequency and its negative are one."""
-    for sign in (1, -1):
-        if distance((sign * peak[0], sign * peak[1]), other) < SAME:
-            return (sign * peak[0], sign * peak[1], *peak[2:])
-    return None
+def _nearest(peaks, other):
+    """How far from `other`, relative to it, the nearest of some peaks is, and that peak with the sign it has there."""
+    turned = [(sign * y, sign * x, *rest) for y, x, *rest in peaks for sign in (1, -1)]  # a frequency is its negative
+    return min((float(np.hypot(p[0] - other[0], p[1] - other[1]) / np.hypot(*other[:2])), p) for p in turned)
 
 
-def distance(peak: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """How far apart two frequencies are, relative to `other`."""
-    return float(np.hypot(peak[0] - other[0], peak[1] - other[1]) / np.hypot(other[0], other[1]))
-
-
-def _signed(peak):
-    y, x, height = (float(value) for value in peak)
-    sign = -1 if x < 0 or (x == 0 and y < 0) else 1
+def _signed(y, x, height):
+    sign = -1 if (x, y) < (0, 0) else 1
     return round(sign * y, 4) + 0.0, round(sign * x, 4) + 0.0, round(height, 1)
 
 
 def counterpart(peak: tuple[float, float, float], peaks: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
     """The peak of `peaks` nearest in frequency: (relative distance, difference in dB)."""
-    options = [((s * other[0], s * other[1]), other[2]) for other in peaks for s in (1, -1)]
-    nearest, height = min(options, key=lambda option: distance(option[0], peak))
-    return distance(nearest, peak), height - peak[2]
+    distance, nearest = _nearest(peaks, peak)
+    return distance, nearest[2] - peak[2]
 
 
 def defect_contrast(image: np.ndarray, mask: np.ndarray) -> float:
