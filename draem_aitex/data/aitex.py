@@ -59,7 +59,7 @@ def load_aitex(root: FilePath) -> Collection:
     quirks: list[str] = []
     paths = {role: _pngs(root, names, quirks) for role, names in FOLDERS.items()}
     masks = _pair_masks(paths["mask"], quirks)
-    found = [_parse(path, role, masks, quirks) for role in ("normal", "defect") for path in paths[role]]
+    found = [_parse(path, role, masks, quirks) for role in ("normal", "defective") for path in paths[role]]
     records = tuple(record for record in found if record is not None)
     if not records:
         raise InputError(f"{root}: no AITEX folder: holds no roll nnnn_ddd_ff.png; give another (see data/README.md)")
@@ -96,25 +96,24 @@ def _pair_masks(paths, quirks):
 
 def _parse(path, role, masks, quirks):
     match = AITEX_NAME.fullmatch(path.stem)
-    number, digits, fabric = match.groups() if match else (0, "", "")
+    if match is None:
+        quirks.append(f"{path.name}: no roll name (nnnn_ddd_ff.png); not used")
+        return None
+    number, digits, fabric = match.groups()
     defect, folder, own_masks = digits.zfill(3), path.parent.name, tuple(masks.get(path.stem, ()))
-    where = "defect-free" if role == "normal" else "defective"
-    refused = {
-        "no roll name (nnnn_ddd_ff.png); not used": match is None,
-        f"lies among the {where} rolls with defect code {defect}; not used": (role == "normal") != (defect == NORMAL),
-    }
+    if (role == "normal") != (defect == NORMAL):
+        quirks.append(f"{path.name}: lies among the {role} rolls with defect code {defect}; not used")
+        return None
+    strange = folder in FABRIC_FOLDERS.values() and folder != FABRIC_FOLDERS.get(fabric)
     odd = {
         "malformed name (two digits of defect code); kept as a roll of its own": len(digits) == 2,
         f"unknown defect code {defect}; used as a defect without a name": defect not in DEFECTS,
-        f"lies in another fabric's folder ({folder}); the name decides: {fabric}": (
-            folder in FABRIC_FOLDERS.values() and folder != FABRIC_FOLDERS.get(fabric)
-        ),
-        "no mask; counts at roll level only": role == "defect" and not own_masks,
+        f"lies in another fabric's folder ({folder}); the name decides: {fabric}": strange,
+        "no mask; counts at roll level only": role == "defective" and not own_masks,
         f"{len(own_masks)} masks; joined": len(own_masks) > 1,
     }
-    reasons = [text for text, true in refused.items() if true]
-    quirks += [f"{path.name}: {text}" for text in reasons[:1] or [text for text, true in odd.items() if true]]
-    return None if reasons else Record(path, int(number), defect, fabric, own_masks)
+    quirks += [f"{path.name}: {quirk}" for quirk, found in odd.items() if found]
+    return Record(path, int(number), defect, fabric, own_masks)
 
 
 def find_quirks(collection: Collection) -> tuple[str, ...]:

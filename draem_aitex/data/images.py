@@ -2,10 +2,8 @@
 
 import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -45,7 +43,7 @@ def read_noted(path: Path | str) -> tuple[np.ndarray, list[str]]:
         data = Path(path).read_bytes()
         Image.open(BytesIO(data), formats=FORMATS).verify()  # the checksums of a PNG, which decoding does not look at
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            deep = image.mode.startswith("I;16") or re.search(";16[BLN]", str(image.tile)) is not None  # as in RGB;16N
+            deep = image.mode.startswith("I;16") or any(f";16{order}" in str(image.tile) for order in "BLN")
             orientation = _orientation(image)
             if (pages := getattr(image, "n_frames", 1)) > 1:
                 notes.append(f"{pages} pages; the first is used")
@@ -103,7 +101,7 @@ def _grey(path, image, deep):
 
 
 @contextmanager
-def _named(path: Path | str) -> Iterator[None]:
+def _named(path):
     """Whatever a file makes Pillow raise becomes an `InputError` that names the file."""
     try:
         yield
@@ -122,7 +120,7 @@ def _named(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def _silence():
     """libtiff writes what it finds wrong to the standard error stream, past Python; this keeps it from the reader."""
     with _SILENCE, open(os.devnull, "w") as nothing:
         sys.stderr.flush()

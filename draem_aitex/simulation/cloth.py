@@ -123,8 +123,7 @@ class Cloth:
         """Light of both threads (`which` 0), or of the one that is left where the other is gone (1)."""
         seen = _look_up(self.tile[which], *place)
         if (inside := self.cloth_start - columns.start) > 0:
-            of_selvedge = (array[:, :inside] for array in place)
-            seen[:, :inside] = _look_up(self.selvedge_tile[which], *of_selvedge)
+            seen[:, :inside] = _look_up(self.selvedge_tile[which], *(array[:, :inside] for array in place))
         return seen
 
     def _bands(self, columns):
@@ -179,8 +178,7 @@ def _weave_tile(cloth, weave, end_pitch, strengths):
     bend = 0.45 * TILE_SAMPLES  # a thread needs about half a thread's width to dive under the next
     warp_crown = _wrapped_blur(on_top, 0.01, bend)
     weft_crown = _wrapped_blur(1 - on_top, bend, 0.01)
-    warp_height, weft_height = warp_crown + 0.5 * across, weft_crown + 0.5 * along
-    share = 1 / (1 + np.exp(-(warp_height - weft_height) * 12))
+    share = 1 / (1 + np.exp(-(warp_crown + 0.5 * across - (weft_crown + 0.5 * along)) * 12))  # the higher is seen
     warp = share * fabric.warp_tone * (0.25 + 0.75 * across * warp_crown)
     weft = (1 - share) * fabric.weft_tone * (0.25 + 0.75 * along * weft_crown)
     no_warp = fabric.weft_tone * (0.05 + 0.32 * along) * np.ones_like(across)
