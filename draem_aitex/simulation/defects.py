@@ -31,8 +31,9 @@ def _depth(cloth, draws, code, share):
     return draws.uniform(low + margin, high - margin) * cloth.fabric.std / share
 
 
-def _grey(cloth, depth):
-    return float(np.clip(cloth.fabric.mean + depth, 10, 250))
+def _grey(cloth, draws, code, share):
+    """The grey level of fibres that give such a contrast."""
+    return float(np.clip(cloth.fabric.mean + _depth(cloth, draws, code, share), 10, 250))
 
 
 def _bump(distance):
@@ -100,7 +101,7 @@ def _ball(cloth, draws, code, *, share, spots=(1,), push=0.25, rim=2.8):
     Scattered fibres and the lens make the mask about `rim` px wider than the ball.
     """
     count = int(draws.choice(spots))
-    depth = _depth(cloth, draws, code, share)
+    grey = _grey(cloth, draws, code, share)
     diameter = max(1.4, 1.05 * np.sqrt(_area(draws, code) / count) - rim)
     size = int(1.5 * diameter) + 9
     window = _somewhere(cloth, draws, size * count, size + 6)
@@ -109,7 +110,7 @@ def _ball(cloth, draws, code, *, share, spots=(1,), push=0.25, rim=2.8):
         left = int(draws.integers(0, fibres.shape[1] - size + 1))
         part = fibres[spot * size : spot * size + size, left : left + size]
         part[:] = _tangle(draws, size, diameter)[: len(part)]
-    return Change(window, picks=push * fibres, fibres=0.9 * fibres, fibre_grey=_grey(cloth, depth))
+    return Change(window, picks=push * fibres, fibres=0.9 * fibres, fibre_grey=grey)
 
 
 def _broken_end(cloth, draws):
@@ -121,8 +122,8 @@ def _broken_end(cloth, draws):
     uneven = 0.75 + 0.25 * noise(draws, (len(down), 1), (14, 1))
     missing = np.clip(uneven * _plateau(down**4), 0, 1) * _plateau(distance / half)
     pull = draws.uniform(0.1, 0.35) * distance / half * _bump(distance / (2 * half)) * _plateau(down**4)
-    share = draws.uniform(0.25, 0.5)
-    return Change(window, ends=pull, missing=share * missing, light=draws.uniform(-0.1, 0.04) * missing)
+    share, tone = draws.uniform(0.25, 0.5), draws.uniform(-0.1, 0.04)
+    return Change(window, ends=pull, missing=share * missing, light=tone * missing)
 
 
 def _broken_yarn(cloth, draws):
@@ -135,9 +136,8 @@ def _broken_yarn(cloth, draws):
     distance = distance - bend * np.clip(down - 0.5, 0, 1) ** 2 * 4 + bend / 3
     thick = half * (1 + 0.35 * np.clip(noise(draws, (len(down), 1), (16, 1)), -2, 2))
     fibres = 0.9 * _plateau(distance / thick) * _plateau(down**6)
-    grey = _grey(cloth, _depth(cloth, draws, "006", 0.6))
-    strands = 1 + 0.12 * noise(draws, fibres.shape, (9, 2))
-    return Change(window, fibres=fibres, fibre_grey=grey * strands)
+    grey = _grey(cloth, draws, "006", 0.6) * (1 + 0.12 * noise(draws, fibres.shape, (9, 2)))  # in strands
+    return Change(window, fibres=fibres, fibre_grey=grey)
 
 
 def _broken_pick(cloth, draws):
@@ -174,7 +174,7 @@ def _weft_curling(cloth, draws):
     window = _somewhere(cloth, draws, height, width)
     cover = _stroke([part.stop - part.start for part in window], points, thickness)
     cover = 0.85 * cv2.GaussianBlur(cover, (0, 0), 0.5)
-    return Change(window, fibres=cover, fibre_grey=_grey(cloth, _depth(cloth, draws, "016", 0.55)))
+    return Change(window, fibres=cover, fibre_grey=_grey(cloth, draws, "016", 0.55))
 
 
 def _cut_selvage(cloth, draws):
@@ -213,8 +213,7 @@ def _crease(cloth, draws):
 
 def _knots(cloth, draws):
     """027: an end was tied again: knots in a row down one end, the first raised to the light, threads bent around."""
-    area = 1.25 * _area(draws, "027")
-    radius = np.sqrt(area / np.pi / 3.2)
+    radius = np.sqrt(1.25 * _area(draws, "027") / np.pi / 3.2)
     window = _somewhere(cloth, draws, 8 * radius + 10, 4 * radius + 10)
     down, across = _grid(window)
     raised = _plateau(np.hypot(down + 2.6 * radius, across) / radius)
