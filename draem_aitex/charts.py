@@ -22,8 +22,8 @@ def plot_training(log: Sequence[Mapping[str, float]], sample: Mapping[str, np.nd
     figure = Figure(figsize=(WIDTH, 5.4 if sample else 2.8), layout="constrained")
     upper, lower = figure.subfigures(2 if sample else 1, 1, squeeze=False).flat[[0, -1]]
     axes = upper.subplots(1, 3)
-    parts = (("reconstruction", ("l1", "ssim", "fft")), ("segmentation", ("bce", "focal")), ("learning rate", ()))
-    for axis, (title, names) in zip(axes, parts, strict=True):
+    parts = {"reconstruction": ("l1", "ssim", "fft"), "segmentation": ("bce", "focal"), "learning rate": ()}
+    for axis, (title, names) in zip(axes, parts.items(), strict=True):
         for name in names:
             axis.plot(steps, [row[name] for row in log], label=name)
         axis.set_title(title, fontsize=10, loc="left")
@@ -76,8 +76,7 @@ def plot_roc_pr(labels: Any, scores: Any, threshold: float | None = None, bands:
 def plot_scores(normal: np.ndarray, defective: np.ndarray, threshold: float | None = None) -> Figure:
     """Histograms of patch scores `(N,)`, normal and defective, counts on a log scale; the threshold as a line."""
     figure, ((axis,),) = panels(WIDTH * 0.7, 3)
-    top = max(1.0, *(float(np.max(part)) for part in (normal, defective) if len(part)))
-    bins = np.linspace(0, top, 41)
+    bins = np.linspace(0, max([1.0, *normal, *defective]), 41)
     for name, scores, colour in (("normal", normal, GREY), ("defective", defective, RED)):
         axis.hist(scores, bins, alpha=0.6, label=f"{name} ({len(scores)})", color=colour)
     if threshold is not None:
@@ -117,14 +116,12 @@ def plot_levels(networks: Mapping[str, Sequence[tuple[int, int, int]]], skips: S
     """
     figure, axes = panels(WIDTH * 0.75, 2.3 * len(networks), len(networks))
     for axis, (name, shapes) in zip(axes.flat, networks.items(), strict=True):
-        tallest = max(height for _, height, _ in shapes)
-        heights = [0.15 + height / tallest for _, height, _ in shapes]
-        lowest = (len(shapes) - 1) // 2
-        for index, ((channels, height, width), tall) in enumerate(zip(shapes, heights, strict=True)):
-            colour = GREY if index < lowest else TEAL if index > lowest else DARK
-            axis.bar(index, tall, width=0.5, bottom=-tall / 2, color=colour)
-            axis.annotate(str(channels), (index, 0), ha="center", va="center", fontsize=11, color="white")
-            axis.annotate(f"{height} × {width}", (index, -tall / 2), ha="center", va="top", fontsize=9)
+        channels, heights, _ = np.transpose(shapes)
+        heights, lowest = 0.15 + heights / heights.max(), (len(shapes) - 1) // 2
+        colours = [GREY] * lowest + [DARK] + [TEAL] * (len(shapes) - lowest - 1)
+        bars = axis.bar(range(len(shapes)), -heights, width=0.5, bottom=heights / 2, color=colours)
+        axis.bar_label(bars, channels, label_type="center", fontsize=11, color="white")
+        axis.bar_label(bars, [f"{height} × {width}" for _, height, width in shapes], fontsize=9)
         for index in range(lowest if name in skips else 0):
             above = 0.5 * heights[index] - 0.07  # higher than the bars between the two ends
             ends = (index + 0.25, above), (2 * lowest - index - 0.25, above)

@@ -72,7 +72,7 @@ def test_one_class_alone_has_no_curve():
 
 
 def test_what_it_says_is_text_and_no_markup(judged):
-    missed = [replace(judged.missed[0], title='<i>"x"</i>')]
+    missed = [judged.missed[0]._replace(title='<i>"x"</i>')]
     text = html_report.page(replace(judged, source="<b>mine</b>", missed=missed))
     Page(text)
     assert "<b>mine" not in text and "<i>" not in text and "&lt;i&gt;" in text

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from draem_aitex.data.rolls import roll_of_array
@@ -141,8 +140,8 @@ def smoothed(field: Tensor, sigma: float) -> Tensor:
     if margin == 0:
         return field
     taps = torch.softmax(-0.5 * (torch.arange(-margin, margin + 1, device=field.device) / sigma) ** 2, 0)
-    padded = F.pad(field, (margin,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))
+    padded = nn.functional.pad(field, (margin,) * 4, mode="replicate")
+    return torch.conv2d(torch.conv2d(padded, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))
 
 
 def odds_to_scores(odds: Tensor) -> Tensor:

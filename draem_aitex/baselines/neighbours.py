@@ -10,7 +10,6 @@ from draem_aitex.baselines.baseline import check_choice
 from draem_aitex.errors import InputError
 
 MEMORY_MB = 64  # for the table of distances from some queries to all of the bank
-SEARCHES = ("auto", "torch", "faiss")
 
 
 def nearest_distances(queries: Tensor, bank: Tensor, memory_mb: float = MEMORY_MB) -> Tensor:
@@ -40,7 +39,7 @@ def searcher(bank: Tensor, search: str = "auto") -> Callable[[Tensor], Tensor]:
     with GPUs", 2019), on the CPU; "auto" takes FAISS where it is installed and the bank lies on the CPU. Both give the
     same distances. Raises `InputError` for a word that is no search, and where FAISS is wanted and not installed.
     """
-    check_choice("search", search, SEARCHES)
+    check_choice("search", search, ("auto", "torch", "faiss"))
     installed = find_spec("faiss") is not None
     if search == "faiss" and not installed:
         raise InputError("search: 'faiss' is not installed; expected it; run pip install faiss-cpu, or take 'auto'")

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from draem_aitex.baselines.baseline import Baseline, check_choice, convolution, on_roll
@@ -54,7 +53,7 @@ class VAE(Baseline):
         check_choice("error", self.error, ("l1", "mse"))
         if self.width < 1 or self.latent < 1 or not 0 <= self.beta < math.inf:
             raise InputError(
-                f"width: {self.width}, latent: {self.latent}, beta: {self.beta}; expected 1, 1, and 0 or more; change it"
+                f"width: {self.width}, latent: {self.latent}, beta: {self.beta}; expected 1, 1 and 0 or more; change it"
             )
         self.network: Autoencoder  # from `fit` on
         self.unit = 1.0  # the mean error at the end of training
@@ -96,8 +95,8 @@ class VAE(Baseline):
         with self._fitting(generator, f"batch: {batch} crops; give a smaller batch, or device='cpu'"):
             self.network, self.steps, self.losses = self._built(generator), 0, []
             optimizer = torch.optim.AdamW(self.network.parameters(), lr=RATE)
-            unread: list[Tensor] = []  # loss and error of the last steps
-            errors: list[float] = []
+            unread = []  # loss and error of the last steps, (2,) each, on the device
+            read: list[list[float]] = []  # those of all steps before, as numbers
             began, done, step = time.monotonic(), 0.0, 0  # `done`: share of the budget used, 0 to 1
             while done < 1:
                 optimizer.param_groups[0]["lr"] = RATE * math.cos(math.pi / 2 * done)
@@ -106,16 +105,15 @@ class VAE(Baseline):
                 spent = 0.0 if seconds is None else (time.monotonic() - began) / seconds
                 done = max(step / steps, spent)
                 if done >= 1 or len(unread) == CHECKED or progress is not None:
-                    for loss, error in torch.stack(unread).tolist():  # the one place where the device is waited for
-                        self.losses.append(loss)
-                        errors.append(error)
-                    unread.clear()
+                    new = torch.stack(unread).tolist()  # the one place where the device is waited for
+                    unread, read = [], read + new
+                    self.losses += [loss for loss, _ in new]
                     if not np.isfinite(self.losses).all():
                         raise InputError(f"beta: {self.beta}; the loss is not finite; give a smaller one")
                 if progress is not None:
                     progress(step, self.losses[-1])
             self.network.eval()
-            self.steps, self.unit = step, max(float(np.mean(errors[-50:])), FLOOR)
+            self.steps, self.unit = step, max(float(np.mean([error for _, error in read[-50:]])), FLOOR)
         return self
 
     def _step(self, crops: Tensor, generator: torch.Generator, optimizer: torch.optim.Optimizer) -> Tensor:
@@ -150,7 +148,8 @@ class VAE(Baseline):
 
     def _decoded(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[2:]
-        mean, _ = self.network.encode(F.pad(pixels, (0, -width % 16, 0, -height % 16), mode="replicate"))
+        padded = nn.functional.pad(pixels, (0, -width % 16, 0, -height % 16), mode="replicate")
+        mean, _ = self.network.encode(padded)
         return self.network.decoder(mean)[..., :height, :width]
 
     def _built(self, generator: torch.Generator) -> "Autoencoder":

@@ -1,6 +1,6 @@
 """Small images of what a detector did: crops around misses and false positives, and whole rolls as strips."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,8 +16,7 @@ JPEG_QUALITY = 85  # of 100
 GREEN, BLUE = (0, 200, 83), (41, 182, 246)  # ground truth and prediction; as in `plots`
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
+class Case(NamedTuple):
     """A miss or a false positive: crops of image (uint8), map (float32) and mask (bool), `(128, 128)`; its score."""
 
     title: str

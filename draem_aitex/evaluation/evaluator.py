@@ -5,7 +5,6 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from draem_aitex.detectors.calibration import Threshold
 from draem_aitex.errors import InputError
 from draem_aitex.evaluation import cases, figures, metrics, text_table
 from draem_aitex.evaluation.pixel_metrics import PixelHistogram
-from draem_aitex.files import sha256, write_whole
+from draem_aitex.files import FilePath, sha256, write_whole
 
 
 @dataclass(repr=False, eq=False)
@@ -100,7 +99,7 @@ class Evaluation:
 
         return html_report.tables(self)
 
-    def to_html(self, path: Path | str) -> None:
+    def to_html(self, path: FilePath) -> None:
         """Write one HTML page: tables, curves, every miss and every false positive, and whole rolls with `images`.
 
         Raises `InputError` where the file cannot be written.
@@ -159,8 +158,7 @@ def evaluate(
             waiting.append(load_roll(roll) if isinstance(roll, Record) else roll)
             yield waiting[-1]
 
-    maps = detector.maps(loaded())
-    for scores in tqdm(maps, desc="evaluating", unit="roll", total=len(chosen), disable=quiet):
+    for scores in tqdm(detector.maps(loaded()), desc="evaluating", unit="roll", total=len(chosen), disable=quiet):
         result.add(waiting.popleft(), scores)
     return result
 
@@ -168,10 +166,10 @@ def evaluate(
 def _threshold(detector: Detector, fpr: float | None, threshold: Threshold | None) -> Threshold:
     if fpr is not None and threshold is not None:
         raise InputError("fpr and threshold: both given; expected one of them; leave one out")
-    if fpr is not None and detector.calibration is not None:
-        threshold = detector.calibration.threshold(fpr)
-    elif fpr is None:
+    if fpr is None:
         threshold = threshold or detector.threshold
+    elif detector.calibration is not None:
+        return detector.calibration.threshold(fpr)
     if threshold is None:
         raise InputError(f"{detector.name}: not calibrated; expected a threshold; call detector.calibrate(data) first")
     return threshold

@@ -7,8 +7,7 @@ likelier than of one of them.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +25,7 @@ AUPRO_LIMITS = {"aupro": 0.3, "aupro_at_0.05": 0.05, "aupro_at_0.01": 0.01}  # f
 Pixels = Mapping[tuple[str, bool], PixelHistogram]  # by fabric, and whether the mask is a giant one
 
 
-@dataclass(frozen=True, eq=False)
-class RollResult:
+class RollResult(NamedTuple):
     """One roll. score: its map's maximum; columns: of fabric.
 
     judged is False for a defective roll without a mask, or with an empty one: it counts as a roll only, and what
@@ -42,11 +40,11 @@ class RollResult:
     columns: int
     judged: bool = False
     giant: bool = False
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    defects: list[DefectOutcome] = field(default_factory=list)
+    labels: np.ndarray = np.zeros(0, bool)
+    scores: np.ndarray = np.zeros(0)
+    defects: Sequence[DefectOutcome] = ()
     false_positives: int = 0
-    pixel_counts: np.ndarray = field(default_factory=lambda: np.zeros(4, np.int64))
+    pixel_counts: np.ndarray = np.zeros(4, np.int64)
 
 
 Rolls = Sequence[RollResult]
@@ -65,6 +63,9 @@ def figures(rolls: Rolls, pixels: Pixels, threshold: Threshold, mm_per_px: float
         by_fabric[fabric] = _pooled([roll for roll in rolls if roll.fabric == fabric], of_fabric, value)
     pooled = _pooled(rolls, pixels, value)
     defects = [defect for roll in rolls for defect in roll.defects]
+    listed = [defect._asdict() for defect in defects]
+    for row in listed:
+        row["centroid_distance_mm"] = row["centroid_distance_px"] * mm if row["hit"] else None
     metres = pooled["fabric_columns"] * mm / 1000
     return {
         **pooled,
@@ -83,20 +84,15 @@ def figures(rolls: Rolls, pixels: Pixels, threshold: Threshold, mm_per_px: float
         "by_fabric": by_fabric,
         "by_defect": {code: _of_type(code, rolls, value) for code in sorted({r.defect for r in rolls} - {NORMAL})},
         "by_size": by_size(defects),
-        "defect_list": [
-            {**asdict(defect), "centroid_distance_mm": (defect.centroid_distance_px or 0) * mm if defect.hit else None}
-            for defect in defects
-        ],
+        "defect_list": listed,
     }
 
 
 def by_size(defects: Sequence[DefectOutcome]) -> dict[str, dict[str, Any]]:
     """Hits by the size of a defect's mask: a row for each of four bins."""
     bins = np.digitize([defect.pixels for defect in defects], list(SIZES.values())) - 1
-    return {
-        name: _hits([defect for defect, own in zip(defects, bins, strict=True) if own == row])
-        for row, name in enumerate(SIZES)
-    }
+    of_bin = [[defect for defect, own in zip(defects, bins, strict=True) if own == row] for row in range(len(SIZES))]
+    return dict(zip(SIZES, map(_hits, of_bin), strict=True))
 
 
 def patch_arrays(rolls: Rolls) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,14 +107,12 @@ def roll_arrays(rolls: Rolls) -> tuple[np.ndarray, np.ndarray]:
     return np.array([roll.defect != NORMAL for roll in rolls], bool), np.array([roll.score for roll in rolls], float)
 
 
-def intervals(
-    rolls: Rolls, threshold: float, resamples: int = bootstrap.RESAMPLES, seed: int = 0
-) -> dict[str, list[float] | None]:
+def intervals(rolls: Rolls, threshold: float) -> dict[str, list[float] | None]:
     """95 % confidence intervals, bootstrap over rolls: `[low, high]`, or None where they mean nothing.
 
     The threshold stays as it is. Figures without an interval, such as AUPRO and the medians, would need all maps again.
     """
-    drawn = bootstrap.draw_rolls(len(rolls), resamples, seed)
+    drawn = bootstrap.draw_rolls(len(rolls))
     *of_patches, owners = patch_arrays(rolls)
     units = {"patch": (*of_patches, drawn[:, owners]), "roll": (*roll_arrays(rolls), drawn)}
     counts, values = {"pixel": drawn @ np.reshape([roll.pixel_counts for roll in rolls], (-1, 4)).astype(int)}, {}

@@ -5,8 +5,7 @@ one mask pixel or more; its score is the maximum of the roll's map in it, withou
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,22 +15,22 @@ from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.regions import components, dilate
 
 
-def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
+def auroc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Chance that a positive scores above a negative, 0 to 1, ties half; NaN where one class is missing.
 
     The area under the ROC curve (Hanley and McNeil, Radiology 143, 1982), as scikit-learn computes it. labels: bool
-    `(N,)`; scores: float `(N,)`.
+    `(N,)`; scores: float `(N,)`; weights: how often each counts, `(N,)`.
     """
-    labels = np.asarray(labels, bool)
-    return float(roc_auc_score(labels, scores)) if labels.any() and not labels.all() else float("nan")
+    several = len(np.unique(labels)) > 1
+    return float(roc_auc_score(labels, scores, sample_weight=weights)) if several else float("nan")
 
 
-def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
+def average_precision(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Precision averaged over the steps of recall, 0 to 1, as scikit-learn defines it; NaN without a positive.
 
-    labels: bool `(N,)`; scores: float `(N,)`.
+    labels: bool `(N,)`; scores: float `(N,)`; weights: how often each counts, `(N,)`.
     """
-    return float(average_precision_score(labels, scores)) if np.any(labels) else float("nan")
+    return float(average_precision_score(labels, scores, sample_weight=weights)) if np.any(labels) else float("nan")
 
 
 def decision_counts(labels: ArrayLike, predicted: ArrayLike) -> np.ndarray:
@@ -40,8 +39,7 @@ def decision_counts(labels: ArrayLike, predicted: ArrayLike) -> np.ndarray:
     labels, predicted: bool, of one shape.
     """
     labels, predicted = np.asarray(labels, bool), np.asarray(predicted, bool)
-    hits, positives, found = (np.count_nonzero(part) for part in (labels & predicted, labels, predicted))
-    return np.array([hits, positives - hits, found - hits, labels.size - positives - found + hits], np.int64)
+    return np.bincount((2 * ~labels + ~predicted).ravel(), minlength=4)
 
 
 def figures_of_counts(counts: np.ndarray) -> dict[str, Any]:
@@ -53,12 +51,10 @@ def figures_of_counts(counts: np.ndarray) -> dict[str, Any]:
 
     counts: int `(4,)`, or `(4, R)` of R resamples, which gives arrays.
     """
+    names = ("true_positives", "false_negatives", "false_positives", "true_negatives")
     hits, missed, false_positives, others = counts.tolist() if counts.ndim == 1 else counts
     return {
-        "true_positives": hits,
-        "false_negatives": missed,
-        "false_positives": false_positives,
-        "true_negatives": others,
+        **dict(zip(names, (hits, missed, false_positives, others), strict=True)),
         "recall": share(hits, hits + missed),
         "precision": share(hits, hits + false_positives),
         "f1": share(2 * hits, 2 * hits + missed + false_positives),
@@ -90,8 +86,7 @@ def share(part: ArrayLike, whole: ArrayLike) -> Any:
     return found if found.ndim else float(found)
 
 
-@dataclass(frozen=True)
-class DefectOutcome:
+class DefectOutcome(NamedTuple):
     """One defect of one roll.
 
     pixels: of the ground-truth mask; centroid: `(row, column)`; hit: the map passes the threshold within 12 px of it;
@@ -110,8 +105,7 @@ class DefectOutcome:
     centroid_distance_px: float | None
 
 
-@dataclass(frozen=True)
-class RollOutcome:
+class RollOutcome(NamedTuple):
     """Defects of one roll, and its false positives: predicted regions that touch no defect, `(row, column, score)`."""
 
     defects: list[DefectOutcome]

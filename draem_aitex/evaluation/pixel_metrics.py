@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from draem_aitex.evaluation import metrics
+
 
 class PixelHistogram:
     """Pixel AUROC, AP and AUPRO in constant memory: positive floats sort like their bit patterns, which are counted.
@@ -15,10 +17,13 @@ class PixelHistogram:
 
     def __init__(self) -> None:
         bins = int(np.float32(np.inf).view(np.int32) >> self.SHIFT) + 1
-        self.negatives = np.zeros(bins, np.int64)
-        self.positives = np.zeros(bins, np.int64)
-        self.regions = np.zeros(bins)  # of every defect pixel its share of its region, so each region adds up to 1
-        self.count = 0  # of regions
+        # Normal pixels; defect pixels; and of every defect pixel its share of its region, so each region adds up to 1.
+        self.counts = np.zeros((3, bins))
+
+    @property
+    def count(self) -> int:
+        """Number of regions."""
+        return round(self.counts[2].sum())
 
     def add(self, scores: np.ndarray, labels: np.ndarray) -> None:
         """Count anomaly maps and their masks; a region is a connected component (8-neighbourhood) of a mask.
@@ -26,43 +31,28 @@ class PixelHistogram:
         scores: float32 `(..., H, W)`, 0 or more; labels: bool of the same shape. A single row `(W,)` is fine.
         """
         bins = np.ascontiguousarray(scores, np.float32).view(np.int32) >> self.SHIFT
-        self.negatives += np.bincount(bins[~labels], minlength=len(self.negatives))
-        if not labels.any():
-            return
-        on_defects = bins[labels]
-        shares, count = _region_shares(labels)
-        self.positives += np.bincount(on_defects, minlength=len(self.positives))
-        self.regions += np.bincount(on_defects, shares, minlength=len(self.regions))
-        self.count += count
+        normal, on_defects = bins[~labels], bins[labels]
+        parts = [(normal, None), (on_defects, None), (on_defects, _region_shares(labels))]
+        self.counts += [np.bincount(*part, minlength=self.counts.shape[1]) for part in parts]
 
     def __add__(self, other: "PixelHistogram") -> "PixelHistogram":
         total = PixelHistogram()
-        for name in ("negatives", "positives", "regions", "count"):
-            setattr(total, name, getattr(self, name) + getattr(other, name))
+        total.counts += self.counts + other.counts
         return total
 
     def auroc(self) -> float:
         """Chance that a defect pixel scores above a normal one, 0 to 1, ties half; NaN where one class is missing.
 
-        The area under the ROC curve as the Mann-Whitney statistic (Hanley and McNeil, Radiology 143, 1982).
+        The area under the ROC curve (Hanley and McNeil, Radiology 143, 1982), see `metrics.auroc`.
         """
-        positives, negatives = self.positives.sum(), self.negatives.sum()
-        if not positives or not negatives:
-            return float("nan")
-        below = np.cumsum(self.negatives) - self.negatives
-        return float((self.positives * (below + self.negatives / 2)).sum() / positives / negatives)
+        return metrics.auroc(*self._weighted())
 
     def average_precision(self) -> float:
         """Precision averaged over the steps of recall, 0 to 1, bins from the highest down; NaN without positives.
 
         scikit-learn's definition (`average_precision_score`): no interpolation between the steps.
         """
-        if not self.positives.sum():
-            return float("nan")
-        hits = np.cumsum(self.positives[::-1])
-        predicted = hits + np.cumsum(self.negatives[::-1])
-        steps = np.diff(hits, prepend=0) / hits[-1]
-        return float((steps * hits / np.maximum(predicted, 1)).sum())
+        return metrics.average_precision(*self._weighted())
 
     def aupro(self, limit: float = 0.3) -> float:
         """Area under the per-region overlap up to a false-positive rate, divided by it: 0 to 1; NaN without a region.
@@ -73,23 +63,25 @@ class PixelHistogram:
 
         limit: false-positive rate, above 0, up to 1. Trapezoids between the thresholds, a straight line up to it.
         """
-        negatives = self.negatives.sum()
-        if not self.count or not negatives:
+        negatives, _, regions = used = self.counts[:, self.counts.any(axis=0)][:, ::-1]
+        if not used.any(axis=1).all():
             return float("nan")
-        used = np.flatnonzero(self.negatives + self.positives)[::-1]
-        rate = np.append(0, np.cumsum(self.negatives[used]) / negatives)
-        overlap = np.append(0, np.cumsum(self.regions[used]) / self.count)
+        rate, overlap = (np.append(0, part.cumsum() / part.sum()) for part in (negatives, regions))
         inside = int(np.searchsorted(rate, limit, side="right"))  # thresholds whose rate is within the limit
         at_limit = np.interp(limit, rate[inside - 1 : inside + 1], overlap[inside - 1 : inside + 1])
         area = np.trapezoid(np.append(overlap[:inside], at_limit), np.append(rate[:inside], limit))
         return float(area / limit)
 
+    def _weighted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels, bins and how many pixels each stands for."""
+        labels, bins = np.nonzero(self.counts[:2])
+        return labels == 1, bins, self.counts[labels, bins]
 
-def _region_shares(labels: np.ndarray) -> tuple[np.ndarray, int]:
-    """For each defect pixel, in the order of `scores[labels]`, 1 / the pixels of its region; the number of regions."""
-    shares, regions = [], 0
+
+def _region_shares(labels: np.ndarray) -> np.ndarray:
+    """For each defect pixel, in the order of `scores[labels]`, 1 / the pixels of its region."""
+    shares = []
     for mask in labels.reshape(-1, *np.atleast_2d(labels).shape[-2:]):
-        count, index, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+        _, index, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         shares.append((1 / np.maximum(stats[:, cv2.CC_STAT_AREA], 1))[index[mask]])
-        regions += count - 1
-    return np.concatenate(shares), regions
+    return np.concatenate(shares)
