@@ -23,10 +23,8 @@ def nearest_distances(queries: Tensor, bank: Tensor, memory_mb: float = MEMORY_M
     Raises `InputError` where the two differ in D.
     """
     if queries.shape[1:] != bank.shape[1:]:
-        raise InputError(
-            f"queries: vectors of {tuple(queries.shape[1:])} numbers, the bank has {tuple(bank.shape[1:])}; "
-            "expected the same features; fit the bank anew"
-        )
+        found = f"queries: vectors of {tuple(queries.shape[1:])} numbers, the bank has {tuple(bank.shape[1:])}"
+        raise InputError(f"{found}; expected the same features; fit the bank anew")
     squares, rows = (bank**2).sum(1), max(1, int(memory_mb * 2**20 / (4 * len(bank))))
     nearest = [torch.addmm(squares, part, bank.T, alpha=-2).amin(1) for part in queries.split(rows)]
     return (torch.cat(nearest) + (queries**2).sum(1)).clamp_min_(0).sqrt_()

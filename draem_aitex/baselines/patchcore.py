@@ -73,10 +73,8 @@ class PatchCore(Baseline):
         check_choice("coreset", self.coreset, ("greedy", "random"))
         searcher(torch.zeros(1, 1), self.search)  # refuses what cannot be searched with, before a fit
         if not 1 <= self.bank_size <= self.pool_size or self.learn_steps < 0:
-            raise InputError(
-                f"bank_size: {self.bank_size}, pool_size: {self.pool_size}, learn_steps: {self.learn_steps}; expected "
-                "1 <= bank_size <= pool_size, and 0 or more steps; change them"
-            )
+            sizes = f"bank_size: {self.bank_size}, pool_size: {self.pool_size}, learn_steps: {self.learn_steps}"
+            raise InputError(f"{sizes}; expected 1 <= bank_size <= pool_size, and 0 or more steps; change them")
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise InputError(f"neighbourhood: {self.neighbourhood}; expected an odd number of positions, such as 3")
         self.network: Backbone  # from `fit` on
@@ -197,9 +195,8 @@ class PatchCore(Baseline):
             bank = Bank(**{name: tensor.to(self.device) for name, tensor in kept.items()})
             found = [tuple(tensor.shape) for tensor in bank if tensor.dtype == torch.float32]
             if found != [(len(bank.vectors), length), (length,), (length,), (1,)]:
-                raise InputError(
-                    f"the bank of {fabric} is {tuple(bank.vectors.shape)}; expected {length} numbers each; fit it anew"
-                )
+                shape = tuple(bank.vectors.shape)
+                raise InputError(f"the bank of {fabric} is {shape}; expected {length} numbers each; fit it anew")
             self.banks[fabric] = bank
 
 

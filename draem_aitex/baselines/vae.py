@@ -52,9 +52,8 @@ class VAE(Baseline):
             raise InputError(f"size: {self.size}; expected a multiple of 16 pixels; use 64 or 128")
         check_choice("error", self.error, ("l1", "mse"))
         if self.width < 1 or self.latent < 1 or not 0 <= self.beta < math.inf:
-            raise InputError(
-                f"width: {self.width}, latent: {self.latent}, beta: {self.beta}; expected 1, 1 and 0 or more; change it"
-            )
+            found = f"width: {self.width}, latent: {self.latent}, beta: {self.beta}"
+            raise InputError(f"{found}; expected 1 or more channels and a weight of 0 or more; change them")
         self.network: Autoencoder  # from `fit` on
         self.unit = 1.0  # the mean error at the end of training
         self.steps = 0  # of training

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import config_context
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95  # share of the resamples inside an interval
@@ -41,7 +41,7 @@ def aurocs(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.nd
 
     labels: bool `(N,)`; scores: `(N,)`; weights: int `(R, N)`, how often each was drawn.
     """
-    return _each(lambda weight: auc(*_roc(labels, scores, weight)), weights, labels, ~labels)
+    return _each(lambda weight: roc_auc_score(labels, scores, sample_weight=weight), weights, labels, ~labels)
 
 
 def average_precisions(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def curve_bands(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> 
     """
 
     def curves(weight: np.ndarray) -> list[np.ndarray]:
-        rate, recall = _roc(labels, scores, weight)
+        rate, recall, _ = roc_curve(labels, scores, sample_weight=weight, drop_intermediate=False)
         precision, reached, _ = precision_recall_curve(labels, scores, sample_weight=weight)
         at = np.searchsorted(reached[::-1], np.maximum(GRID, 1e-9))  # the highest threshold with so much recall
         return [recall[np.searchsorted(rate, GRID, side="right") - 1], precision[::-1][at]]
@@ -66,11 +66,6 @@ def curve_bands(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> 
     if 2 * len(resampled) < len(weights):
         return None
     return np.quantile(resampled, ENDS, axis=0).swapaxes(0, 1)
-
-
-def _roc(labels: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False-positive rate and recall at every threshold, the highest first."""
-    return roc_curve(labels, scores, sample_weight=weight, drop_intermediate=False)[:2]
 
 
 def _each(figure: Callable[[np.ndarray], Any], weights: np.ndarray, *classes: np.ndarray, missing: Any = np.nan) -> Any:

@@ -182,10 +182,8 @@ def _unseen(about: dict[str, Any], rolls: list[Record | Roll]) -> tuple[list[Rec
     parts = [part_of.get(sha256(roll.path), "") if isinstance(roll, Record) else "" for roll in rolls]
     seen, strange = [part in ("train", "calibration") for part in parts], [r.fabric not in fabrics for r in rolls]
     chosen = [index for index in range(len(rolls)) if not seen[index] and not strange[index]]
-    left_out = (
-        f"{sum(seen)} of {len(rolls)} rolls left out that the detector was trained or calibrated on, {sum(strange)} "
-        "of fabrics that it was not made for"
-    )
+    known = f"{sum(seen)} of {len(rolls)} rolls left out that the detector was trained or calibrated on"
+    left_out = f"{known}, {sum(strange)} of fabrics that it was not made for"
     if not chosen:
         raise InputError(f"rolls to judge: none ({left_out}); expected unseen ones; add some")
     if len(chosen) < len(rolls):
