@@ -1,6 +1,7 @@
 """The loom: same seed same roll, exact masks, as like the real cloth as stated, AITEX's layout, nothing overwritten."""
 
 import json
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -286,6 +287,22 @@ def test_simulate_refuses_what_it_did_not_make(tmp_path, small_set):
     with pytest.raises(InputError):
         loom.simulate(tmp_path / "new", seed=-1)
     assert files(tmp_path) == {"precious.txt": b"mine"}
+
+
+def test_what_took_the_sets_place_while_it_was_woven_stays(tmp_path, small_set, monkeypatch):
+    folder = loom.simulate(tmp_path / "set")
+    write_set = loom._write_set
+
+    def meanwhile(*arguments):
+        write_set(*arguments)
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "precious.txt").write_text("mine")
+
+    monkeypatch.setattr(loom, "_write_set", meanwhile)
+    with pytest.raises(InputError, match="not empty"):
+        loom.simulate(folder, seed=1, overwrite=True)
+    assert files(tmp_path) == {"set/precious.txt": b"mine"}
 
 
 def test_ensure_simulated_weaves_once(tmp_path, small_set, monkeypatch):

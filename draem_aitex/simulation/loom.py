@@ -115,7 +115,7 @@ def simulate(out: Path | str, seed: int = 0, progress: bool = False, overwrite: 
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
             _write_set(Path(beside, "new"), seed, progress)
             if before == wanted or _mark(out) != wanted:  # otherwise another process has put it there meanwhile
-                if before:
+                if before and _mark(out):  # nothing else has taken its place
                     out.rename(Path(beside, "old"))
                 elif out.exists():
                     out.rmdir()
