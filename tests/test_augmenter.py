@@ -10,7 +10,7 @@ from test_kinds import seeded, woven
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from draem_aitex.anomalies import kinds
-from draem_aitex.anomalies.augmenter import Augmenter, AugmenterConfig, build_augmenter, host_generator
+from draem_aitex.anomalies.augmenter import Augmenter, AugmenterConfig, host_generator
 from draem_aitex.anomalies.paper_augmenter import PaperAugmenter, PaperAugmenterConfig
 from draem_aitex.errors import InputError
 
@@ -112,7 +112,7 @@ def test_a_configuration_builds_its_augmenter(tmp_path):
         (AugmenterConfig(clean_share=0.3), Augmenter),
         (PaperAugmenterConfig(str(tmp_path)), PaperAugmenter),
     ):
-        augmenter = build_augmenter(config)
+        augmenter = config.build()
         assert type(augmenter) is expected and augmenter.config == config
         assert augmenter(woven(4, 32), seeded(), torch.ones(4, 1, 32, 32)).images.shape == (4, 1, 32, 32)
         assert type(config)(**json.loads(json.dumps(asdict(config)))) == config, "it can be saved in a checkpoint"

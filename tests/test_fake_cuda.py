@@ -173,7 +173,7 @@ def _compares_with_a_tensor_on_the_host(trainer, monkeypatch):
 
 
 def _reads_after_the_step(trainer, monkeypatch):
-    monkeypatch.setattr(trainer, "_follow", lambda: trainer.all_finite.item())
+    monkeypatch.setattr(trainer, "optimizer_step", lambda: trainer.all_finite.item())
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,40 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from draem_aitex.anomalies.batch import AugmentedBatch, check_batch
-from draem_aitex.anomalies.kinds import KINDS, MOVING
-from draem_aitex.anomalies.paper_augmenter import PaperAugmenter, PaperAugmenterConfig
+from draem_aitex.anomalies.kinds import KINDS, MOVING, check_batch
 from draem_aitex.errors import InputError, check_number
+
+
+@dataclass(frozen=True)
+class AugmentedBatch:
+    """A batch with synthetic anomalies.
+
+    images: float32 `(B, C, H, W)` in [0, 1], corrupted where `masks` are 1.
+    masks: float32 `(B, 1, H, W)` of 0 and 1.
+    kinds: int64 `(B, 2)`, the first kind of anomaly and the one on top of it: i for the i-th of `names`, 0 for none.
+    severity: float32 `(B, 2)` in [0, 1], 0 where there is no anomaly.
+    names: what the numbers in `kinds` stand for.
+    """
+
+    images: Tensor
+    masks: Tensor
+    kinds: Tensor
+    severity: Tensor
+    names: tuple[str, ...]
+
+    @property
+    def corrupted(self) -> Tensor:
+        """bool `(B,)`: which samples have an anomaly."""
+        return self.kinds.amax(dim=1) > 0
+
+    def name(self, index: int) -> str:
+        """What was done to one sample: its kind, "one + another", or "untouched"."""
+        return " + ".join(self.names[number - 1] for number in self.kinds[index].tolist() if number) or "untouched"
+
+    def part(self, first: int, last: int) -> "AugmentedBatch":
+        """The samples from `first` up to, but not including, `last`: views, nothing is copied."""
+        images, masks, kinds, severity = (v[first:last] for v in (self.images, self.masks, self.kinds, self.severity))
+        return AugmentedBatch(images, masks, kinds, severity, self.names)
 
 
 @dataclass(frozen=True)
@@ -35,6 +65,10 @@ class AugmenterConfig:
             raise InputError(f"weights: {self.weights}; expected numbers of 0 or more, one of them above 0")
         for name in ("clean_share", "pair_share"):
             check_number(name, getattr(self, name), 0, 1, "a share from 0 to 1")
+
+    def build(self) -> "Augmenter":
+        """The augmenter that has these settings."""
+        return Augmenter(self)
 
 
 class Augmenter:
@@ -102,11 +136,6 @@ class Augmenter:
             drawn = torch.multinomial(lots, count, True, generator=host) if count and lots.any() else lots[:0].long()
             layers.append(torch.bincount(drawn, minlength=len(lots)).tolist())
         return batch - corrupted, *layers
-
-
-def build_augmenter(config: AugmenterConfig | PaperAugmenterConfig) -> Augmenter | PaperAugmenter:
-    """The augmenter that a configuration means; both kinds are called the same way."""
-    return PaperAugmenter(config) if isinstance(config, PaperAugmenterConfig) else Augmenter(config)
 
 
 def host_generator(generator: Generator) -> Generator:

@@ -31,7 +31,6 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from draem_aitex.anomalies import shapes
-from draem_aitex.anomalies.batch import check_batch
 from draem_aitex.errors import InputError, check_unit
 
 SMALLEST, LARGEST = 8, 6000  # pixels of area
@@ -40,13 +39,13 @@ MINIMUM_MASK = 4  # pixels
 TILE = 16  # pixels; the size of the pieces in which an image is permuted, at most a quarter of its side
 KINDS: dict[str, "Kind"] = {}
 MOVING = {"slip"}  # kinds that move the fabric and whatever lies on it, so they only ever come first on a sample
-Corrupted = tuple[Tensor, Tensor]  # images and masks
+Changed = tuple[Tensor, Tensor]  # images and masks
 
 
 class Kind:
     """A registered kind: the function with its arguments checked and its promises kept, see the head of this module."""
 
-    def __init__(self, function: Callable[..., Corrupted]) -> None:
+    def __init__(self, function: Callable[..., Changed]) -> None:
         update_wrapper(self, function)
         self.function = function
         self.takes_foreign = "foreign" in inspect.signature(function).parameters
@@ -54,7 +53,7 @@ class Kind:
     def __call__(
         self, images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, foreign: Tensor | None = None,
         checked: bool = False,
-    ) -> Corrupted:  # fmt: skip
+    ) -> Changed:  # fmt: skip
         """Corrupt a batch.
 
         foreign: as `images`, for kinds that take it; without it each sample is given the one before it.
@@ -77,16 +76,32 @@ class Kind:
         return torch.lerp(images, corrupted.clamp(0, 1), fabric * kept), masks * kept
 
 
-def kind(function: Callable[..., Corrupted]) -> Kind:
+def kind(function: Callable[..., Changed]) -> Kind:
     """Register a kind of synthetic anomaly under its function's name, see the head of this module."""
     KINDS[function.__name__] = registered = Kind(function)
     return registered
 
 
+def check_batch(images: Tensor, fabric: Tensor | None, generator: Generator, values: bool = True) -> None:
+    """Raise `InputError` for images, fabric or a generator that no augmenter can take.
+
+    values: also look whether images and fabric lie in [0, 1]; on CUDA this waits for the device.
+    """
+    device, shape = images.device.type, tuple(images.shape)
+    if len(shape) != 4 or images.dtype != torch.float32 or 0 in shape:
+        raise InputError(f"images: {images.dtype} of shape {shape}; expected float32 (B, C, H, W) in [0, 1]")
+    wanted = (shape[0], 1, *shape[2:])
+    if fabric is not None and (tuple(fabric.shape) != wanted or fabric.dtype != torch.float32):
+        raise InputError(f"fabric: {fabric.dtype} {tuple(fabric.shape)}; expected float32 {wanted}, of 0 and 1")
+    if not isinstance(generator, Generator) or generator.device.type != device:
+        raise InputError(f"generator: {getattr(generator, 'device', None)}; expected a torch.Generator on {device}")
+    for name, given in (("images", images), ("fabric", fabric)):
+        if values and given is not None:
+            check_unit(given, name)
+
+
 @kind
-def perlin_texture(
-    images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, foreign: Tensor
-) -> Corrupted:
+def perlin_texture(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, foreign: Tensor) -> Changed:
     """A texture where Perlin noise passes a threshold (DRAEM section 3.3), inside a blob of log-uniform area.
 
     The texture, a third of the samples each: another image's fabric, turned by 90 degrees (mirrored where images are
@@ -107,7 +122,7 @@ def perlin_texture(
 
 
 @kind
-def cut_paste(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Corrupted:
+def cut_paste(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
     """A rectangle, up to three times as long as wide, filled with fabric from elsewhere in the image.
 
     After CutPaste (Li et al., CVPR 2021, section 2.2). Severity sets the angle by which the fabric is turned, 5 to 90
@@ -117,13 +132,13 @@ def cut_paste(images: Tensor, fabric: Tensor, severity: Tensor, generator: Gener
 
 
 @kind
-def cut_paste_scar(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Corrupted:
+def cut_paste_scar(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
     """The second form of `cut_paste`: a scar, 6 to 30 times as long as wide (CutPaste, section 2.2)."""
     return _pasted(images, fabric, severity, generator, 4 * SMALLEST, LARGEST / 6, (6, 30))
 
 
 @kind
-def thread(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Corrupted:
+def thread(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
     """A thread too thin, too thick, missing or foreign, along warp or weft or, three in ten, in any direction.
 
     Half width 0.7 to 3.5 px, length 10 px up to all of the crop. Too thin or too thick is a change of tone; where the
@@ -142,7 +157,7 @@ def thread(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generato
 
 
 @kind
-def slip(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Corrupted:
+def slip(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
     """Threads displaced across a wandering line along weft or warp: no tone changes, only the weave moves.
 
     This is how a broken pick looks: where a thread is gone its neighbours close the gap, and from there on the weave is
@@ -168,7 +183,7 @@ def slip(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator)
 
 
 @kind
-def spot(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Corrupted:
+def spot(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
     """A nep, a knot or a fuzzball: 8 to 800 px with an uneven, hard or soft edge.
 
     Severity is its contrast, 0.7 to 6 standard deviations of the fabric, darker or lighter.
@@ -182,7 +197,7 @@ def spot(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator)
 
 
 @kind
-def stain(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Corrupted:
+def stain(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
     """Oil, dye or dirt: 200 to 6,000 px of cloudy tone under which the threads still show.
 
     Severity is its contrast, 0.4 to 3 standard deviations of the fabric, darker or lighter.
@@ -196,7 +211,7 @@ def stain(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator
 
 
 @kind
-def crease(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Corrupted:
+def crease(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
     """A fold along warp or weft or, three in ten, in any direction: brightness changes, no thread is moved.
 
     A ridge, or a bright side and a dark one, 2 to 10 px to each side. Severity is the change of brightness, 6 to 50 %.
@@ -213,7 +228,7 @@ def crease(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generato
 
 
 @kind
-def hole(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Corrupted:
+def hole(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
     """Threads gone, 8 to 3,000 px: the background shows, dark or bright, with a bright rim of loose ends.
 
     Severity is how much of the background shows, 0.3 to 1.
@@ -262,9 +277,8 @@ def _pasted(images, fabric, severity, generator, smallest, largest, aspects):
     height, width = images.shape[-2:]
     angle = (math.radians(5) + math.radians(85) * severity) * shapes.sign(images, generator)
     sin, cos = angle.sin(), angle.cos()
-    down = (
-        shapes.uniform(images, 0.25, 0.75, generator) * height + y[:, :, :1]
-    )  # y counts from the box's middle, so it begins at minus its row
+    # y and x count from the box's middle, so they begin at minus its row and column.
+    down = shapes.uniform(images, 0.25, 0.75, generator) * height + y[:, :, :1]
     across = shapes.uniform(images, 0.25, 0.75, generator) * width + x[..., :1]
     turned = _resampled(images, (cos - 1) * y + (sin * x + down), -sin * y + ((cos - 1) * x + across))
     tone = _contrast(images, fabric, severity, generator, 0.1, 1.5)

@@ -28,7 +28,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from draem_aitex.anomalies.batch import AugmentedBatch, check_batch
+from draem_aitex.anomalies.augmenter import AugmentedBatch
+from draem_aitex.anomalies.kinds import check_batch
 from draem_aitex.anomalies.perlin import perlin_noise
 from draem_aitex.anomalies.shapes import uniform
 from draem_aitex.data.images import SUFFIXES
@@ -49,6 +50,10 @@ class PaperAugmenterConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "textures", str(self.textures))  # a Path would not load again from a checkpoint
+
+    def build(self) -> "PaperAugmenter":
+        """The augmenter that has these settings."""
+        return PaperAugmenter(self)
 
 
 class PaperAugmenter:

@@ -11,7 +11,7 @@ import torch
 
 from draem_aitex.data.rolls import PARTS, Collection
 from draem_aitex.errors import InputError, one_line
-from draem_aitex.files import sha256, write_whole
+from draem_aitex.files import FilePath, sha256, write_whole
 from draem_aitex.model.draem import DRAEM, build_draem
 from draem_aitex.model.unet import NetworkConfig
 
@@ -27,7 +27,7 @@ ALWAYS = {  # what every checkpoint of a detector holds
 }
 
 
-def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
+def save_checkpoint(path: FilePath, content: dict[str, Any]) -> None:
     """Write `content`, a dict of tensors and plain values, atomically: the old file stays until the new one is whole.
 
     Raises `InputError` where the folder is missing or the disk is full.
@@ -35,7 +35,7 @@ def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
     write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 
-def load_checkpoint(path: Path | str, detector: str | None = None) -> dict[str, Any]:
+def load_checkpoint(path: FilePath, detector: str | None = None) -> dict[str, Any]:
     """Read a checkpoint, on the CPU: a dict with `format`, `detector`, and what that detector keeps (`ALWAYS`).
 
     detector: the kind that is wanted, "draem" say; None takes any. Raises `InputError` for a file that is missing, no
@@ -50,10 +50,10 @@ def load_checkpoint(path: Path | str, detector: str | None = None) -> dict[str, 
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except Exception:  # torch raises a dozen types here, for one cause: this is no readable checkpoint
         raise InputError(f"{path}: not a readable checkpoint; expected a file of draem_aitex train or fit") from None
-    if isinstance(content, dict) and content.get("format") == BEFORE:
+    content = content if isinstance(content, dict) else {}
+    if content.get("format") == BEFORE:
         content = _in_todays_words(content)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format", "another program's file") if isinstance(content, dict) else "another file"
+    if (found := content.get("format", "another program's file")) != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this version (found {found!r}); expected {FORMAT!r}; train anew")
     kind = content.get("detector")
     if not isinstance(kind, str) or kind not in ALWAYS:
@@ -72,7 +72,7 @@ def _in_todays_words(value):
     return {RENAMED.get(key, key): _in_todays_words(item) for key, item in value.items()}
 
 
-def load_model(content: dict[str, Any], name: Path | str = "checkpoint") -> DRAEM:
+def load_model(content: dict[str, Any], name: FilePath = "checkpoint") -> DRAEM:
     """The averaged (EMA) networks of a checkpoint, in evaluation mode, on the CPU.
 
     name: of the file, for the `InputError` where the weights are not those of the networks that it names.

@@ -23,14 +23,9 @@ _host_group: Any = None  # for objects and waiting; None is the group of everyth
 
 
 class SharedError(InputError):
-    """Bad input that all ranks have met, on a rank other than the first: the first one prints it."""
+    """Bad input that all ranks have met: the first one alone prints it."""
 
     shared = True
-
-
-def shared_error(message: str) -> InputError:
-    """The error to raise for what every rank finds: to be printed by the first one alone."""
-    return InputError(message) if rank() == 0 else SharedError(message)
 
 
 def rank() -> int:
@@ -74,11 +69,7 @@ def joined(name: str = "auto") -> Iterator[torch.device]:
 
 def from_first(value: Result) -> Result:
     """The first rank's value, on every rank. A plain Python value."""
-    if count() == 1:
-        return value
-    box = [value]
-    distributed.broadcast_object_list(box, group=_host_group)
-    return box[0]
+    return gathered(value)[0]
 
 
 def in_turn(work: Callable[[], Result]) -> Result:
@@ -89,16 +80,14 @@ def in_turn(work: Callable[[], Result]) -> Result:
             result = work()
         except InputError as error:
             problem = str(error)
-    problem = from_first(problem)
-    if problem is not None:
-        raise shared_error(problem)
+    if (problem := from_first(problem)) is not None:
+        raise SharedError(problem)
     return result if rank() == 0 else work()
 
 
-def gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """Every rank's tensor, in a list, on every rank. A small tensor on the CPU."""
-    if count() == 1:
-        return [tensor]
-    everyone = [tensor] * count()
-    distributed.all_gather_object(everyone, tensor, group=_host_group)
+def gathered(value: Result) -> list[Result]:
+    """Every rank's value, in a list, on every rank. A plain Python value or a small tensor on the CPU."""
+    everyone = [value] * count()
+    if count() > 1:
+        distributed.all_gather_object(everyone, value, group=_host_group)
     return everyone

@@ -7,22 +7,18 @@ import torch
 from IPython.display import display
 
 from draem_aitex import charts
-from draem_aitex.anomalies.augmenter import AugmenterConfig, build_augmenter
-from draem_aitex.anomalies.batch import AugmentedBatch
+from draem_aitex.anomalies.augmenter import AugmentedBatch, AugmenterConfig
 from draem_aitex.data.rolls import Roll
-from draem_aitex.devices import pick_device
+from draem_aitex.devices import Device, pick_device
 from draem_aitex.model.draem import DRAEM
 from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.sampler import CropSampler
 from draem_aitex.training.trainer import Trainer
 
-SAMPLE_SEED = 12  # of the crop that is kept aside
 REDRAW_SECONDS = 2.0
 
 
-def fixed_sample(
-    rolls: list[Roll], config: TrainConfig, device: str | torch.device = "auto", seed: int = SAMPLE_SEED
-) -> AugmentedBatch:
+def fixed_sample(rolls: list[Roll], config: TrainConfig, device: Device = "auto", seed: int = 12) -> AugmentedBatch:
     """Two crops, drawn as the run draws them, the first with a synthetic anomaly; the same seed gives the same.
 
     Two, for some kinds take a piece of another crop. `LiveFigure` shows the first.
@@ -33,7 +29,7 @@ def fixed_sample(
     mix = config.augmenter
     if isinstance(mix, AugmenterConfig):
         mix = dataclasses.replace(mix, clean_share=0.0, pair_share=0.0)
-    augment = build_augmenter(mix)
+    augment = mix.build()
     while not (sample := augment(clean, generator)).corrupted[0]:  # the published mix leaves half of the crops alone
         continue
     return sample

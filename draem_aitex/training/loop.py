@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from draem_aitex.data.rolls import Roll
-from draem_aitex.devices import memory_errors
+from draem_aitex.devices import Device, memory_errors
 from draem_aitex.errors import InputError, one_line
-from draem_aitex.files import remove_leftovers, write_whole
+from draem_aitex.files import FilePath, remove_leftovers, write_whole
 from draem_aitex.model.draem import DRAEM
 from draem_aitex.training import distributed
 from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
@@ -45,17 +44,10 @@ class TrainResult:
 
 
 def train_networks(
-    rolls: list[Roll],
-    config: TrainConfig,
-    checkpoint: Path | str | None = None,
-    device: str | torch.device = "auto",
-    extra: dict[str, Any] | None = None,
-    on_log: Callable[[Trainer], object] | None = None,
-    log_every: int = 25,
-    save_seconds: float = 30,
-    quiet: bool = False,
-    compiled: bool = False,
-) -> TrainResult:
+    rolls: list[Roll], config: TrainConfig, checkpoint: FilePath | None = None, device: Device = "auto",
+    extra: dict[str, Any] | None = None, on_log: Callable[[Trainer], object] | None = None, log_every: int = 25,
+    save_seconds: float = 30, quiet: bool = False, compiled: bool = False,
+) -> TrainResult:  # fmt: skip
     """Train until the budget is spent or the cell (or process) is interrupted.
 
     With `steps` as the budget an interrupted and resumed run on a CPU ends, on one machine and number of threads, with
@@ -190,7 +182,9 @@ class _Run:
 
     def _write(self, content, began):
         save_checkpoint(self.path, content)
-        write_log(content["log"], self.log_path)
+        log = content["log"]  # it holds numbers alone, so that nothing needs quotes
+        lines = [",".join(row) for row in log[:1]] + [",".join(map(str, row.values())) for row in log]
+        write_whole(self.log_path, lambda file: file.write("\n".join([*lines, ""]).encode()))
         self.cost = time.monotonic() - began
 
 
@@ -232,9 +226,3 @@ def _difference(name, found, wanted):
     key = next(key for key in [*wanted, *found] if found.get(key) != wanted.get(key))
     one, other = found.get(key), wanted.get(key)
     return f"{name} ({key})" if isinstance(other, dict) else f"{name} ({key}: found {one}, given {other})"
-
-
-def write_log(log: list[dict[str, float]], path: Path | str) -> None:
-    """Write the log as CSV, atomically. It holds numbers alone, so that nothing needs quotes."""
-    lines = [",".join(row) for row in log[:1]] + [",".join(map(str, row.values())) for row in log]
-    write_whole(path, lambda file: file.write("\n".join([*lines, ""]).encode()))

@@ -14,10 +14,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from draem_aitex.anomalies.augmenter import build_augmenter
-from draem_aitex.anomalies.batch import AugmentedBatch
+from draem_aitex.anomalies.augmenter import AugmentedBatch
 from draem_aitex.data.rolls import Roll
-from draem_aitex.devices import computes_in_bfloat16, pick_device
+from draem_aitex.devices import Device, computes_in_bfloat16, pick_device
 from draem_aitex.errors import InputError, one_line
 from draem_aitex.model.draem import DRAEM, build_draem
 from draem_aitex.model.losses import reconstruction_loss, segmentation_loss
@@ -51,19 +50,14 @@ class Trainer:
         config: what defines the run.
         device: "auto", "cpu", "cuda" or a `torch.device`.
         compiled: let `torch.compile` fuse the networks' operations, which pays on CUDA and takes a minute first.
-        ahead: steps whose crops are drawn and corrupted in one call; `AHEAD` on CUDA and 1 elsewhere unless given.
+        ahead: steps whose crops are drawn and corrupted in one call; 0 means `AHEAD` on CUDA and 1 elsewhere.
 
     Raises:
         InputError: rolls, a configuration or a device that can't be used.
     """
 
     def __init__(
-        self,
-        rolls: list[Roll],
-        config: TrainConfig,
-        device: str | torch.device = "auto",
-        compiled: bool = False,
-        ahead: int | None = None,
+        self, rolls: list[Roll], config: TrainConfig, device: Device = "auto", compiled: bool = False, ahead: int = 0
     ) -> None:
         self.config, self.device, self.compiled = config, pick_device(device), compiled
         self.ahead = ahead or (AHEAD if self.device.type == "cuda" else 1)
@@ -78,9 +72,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=decay, fused=True)
         parallel = DistributedDataParallel(self.model) if distributed.count() > 1 else self.model
         self.parallel: Any = torch.compile(parallel) if compiled else parallel
-        varied, channels = config.normal_augmentation, config.network.channels
-        self.sampler = CropSampler(rolls, config.crop, self.device, varied, channels)
-        self.augmenter = build_augmenter(config.augmenter)
+        varied = config.normal_augmentation
+        self.sampler = CropSampler(rolls, config.crop, self.device, varied, config.network.channels)
+        self.augmenter = config.augmenter.build()
         self.steps, self.seconds = 0, 0.0
         self.log: list[dict[str, float]] = []
         self.generator = self._fresh_generator()
@@ -144,15 +138,13 @@ class Trainer:
             return self.parallel(images.contiguous(memory_format=torch.channels_last))
 
     def optimizer_step(self) -> None:
-        """Move the weights along their gradients, clipped to a norm of 1, and the averaged weights after them."""
+        """Move the weights along their gradients, clipped to a norm of 1, and draw the averaged weights after them.
+
+        Batch norm's statistics are averaged like weights. The average begins where the first step ends.
+        """
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.all_finite &= norm.isfinite()
         self.optimizer.step()
-        self._follow()
-
-    @torch.no_grad()
-    def _follow(self):
-        """Draw the averaged weights, and batch norm's statistics with them, a little towards the present ones."""
         if self.steps == 0:
             self.average.load_state_dict(self.model.state_dict())
         else:
@@ -163,7 +155,7 @@ class Trainer:
         if not self.all_finite:
             advice = f"begin anew with a lower learning rate than {self.config.learning_rate}"
             said = f"loss: not finite at step {self.steps} or shortly before; expected a number; {advice}"
-            raise distributed.shared_error(f"{said} (the last checkpoint, if any, is from before)")
+            raise distributed.SharedError(f"{said} (the last checkpoint, if any, is from before)")
 
     def state(self, finished: bool) -> dict[str, Any]:
         """The averaged weights for whoever wants to use them and, while unfinished, everything `restore` needs.
