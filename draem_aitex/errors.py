@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,3 +44,11 @@ def check_unit(values: "torch.Tensor", name: str) -> None:
     low, high = (float(bound) for bound in values.aminmax())
     if not (low >= 0 and high <= 1):
         raise InputError(f"{name}: values from {low:g} to {high:g}; expected 0 to 1; divide 8-bit images by 255")
+
+
+def optional(name: str, purpose: str, packages: str) -> Any:
+    """A module that this library does not install. Raises `InputError` where it is missing, with what to install."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise InputError(f"{name}: not installed; expected it to {purpose}; run: pip install {packages}") from None

@@ -31,16 +31,9 @@ MINUTES = 8.0  # of training, where nothing else is asked for
 
 
 def train(
-    data: Collection,
-    config: TrainConfig | None = None,
-    *,
-    minutes: float | None = None,
-    steps: int | None = None,
-    checkpoint: FilePath | None = None,
-    device: Device = "auto",
-    quiet: bool = False,
-    **options: Any,
-) -> DraemDetector:
+    data: Collection, config: TrainConfig | None = None, *, minutes: float | None = None, steps: int | None = None,
+    checkpoint: FilePath | None = None, device: Device = "auto", quiet: bool = False, **options: Any,
+) -> DraemDetector:  # fmt: skip
     """Train DRAEM on the normal rolls of a collection and calibrate it.
 
     In a notebook a figure shows losses and one sample while it lasts. Stop the cell whenever you like: the detector
@@ -90,13 +83,9 @@ def run(
 
 
 def finish(
-    data: Collection,
-    config: TrainConfig,
-    result: loop.TrainResult,
-    checkpoint: FilePath | None = None,
-    device: Device = "auto",
-    command: str = "draem_aitex.train(data, …) in Python",
-) -> DraemDetector:
+    data: Collection, config: TrainConfig, result: loop.TrainResult, checkpoint: FilePath | None = None,
+    device: Device = "auto", command: str = "draem_aitex.train(data, …) in Python",
+) -> DraemDetector:  # fmt: skip
     """The second half of `train`: offsets, threshold and the development rolls' figures, once for a run.
 
     command: the one that was given, for the model card. A finished checkpoint becomes that of the whole detector.

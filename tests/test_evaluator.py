@@ -208,11 +208,11 @@ class Steady:
     def __str__(self):
         return "a stand-in\nmade by hand"
 
-    def maps(self, rolls, quiet=True):
+    def scored(self, rolls, quiet=True):
         rolls = iter(rolls)
         while pair := [roll for _, roll in zip(range(2), rolls, strict=False)]:  # two at a time
             self.seen.append([roll.name for roll in pair])
-            yield from (roll.image.astype(np.float32) / 255 for roll in pair)
+            yield from ((roll, roll.image.astype(np.float32) / 255) for roll in pair)
 
 
 def split_of(collection):

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from draem_aitex.data.aitex import TABLES, read_manifest
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, optional
 from draem_aitex.files import FilePath, sha256
 
 BASE = "https://www.aitex.es/wp-content/uploads/2019/07/"
@@ -37,10 +37,7 @@ def download(
     Returns warnings, a list of sentences. Raises `InputError` naming the URL or file where a transfer breaks off, where
     what arrived is no 7z archive or not AITEX's, where it would leave the folder or be larger than 2 GB.
     """
-    try:
-        import py7zr
-    except ImportError:
-        raise InputError("py7zr: not installed; expected it to unpack 7z archives; run: pip install py7zr") from None
+    py7zr = optional("py7zr", "unpack 7z archives", "py7zr")
     folder = Path(folder)
     rows = {row["path"]: row["sha256"] for row in (read_manifest() if manifest is None else manifest)}
     if folder.exists() and not folder.is_dir():

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from draem_aitex.data.fabric_edges import Edges
 from draem_aitex.data.patcher import patch_maxima
 from draem_aitex.data.rolls import Collection, Record, Roll, load_roll, roll_of_array, roll_of_file
 from draem_aitex.detectors.calibration import Calibration, Threshold, held_out_scores, normalised_scores, offsets_of
@@ -31,8 +32,8 @@ RATE = 0.01  # false-positive rate that a threshold is set for, where no other i
 class Detector:
     """A detector gives every pixel of an image's fabric a score from 0 to 1, and a verdict by its threshold.
 
-    It comes from `train`, from `load_detector`, or from a baseline's `fit`. A subclass has a `name`; `kind`, the word by
-    which a checkpoint says which detector it holds; `size_bytes`, `raw_map`, `content` and `from_content`.
+    It comes from `train`, from `load_detector`, or from a baseline's `fit`. A subclass has a `name`; `kind`, the word
+    by which a checkpoint says which detector it holds; `size_bytes`, `raw_map`, `content` and `from_content`.
 
     Example:
         >>> from draem_aitex import load_detector, load_simulated
@@ -59,7 +60,7 @@ class Detector:
         """Memory of the weights or the bank."""
         raise NotImplementedError
 
-    def raw_map(self, image: np.ndarray, edges: tuple[int, int], fabric: str | None = None) -> np.ndarray:
+    def raw_map(self, image: np.ndarray, edges: Edges, fabric: str | None = None) -> np.ndarray:
         """Scores before normalisation: float32 `(H, W)`, exactly 0 off the fabric, from 1e-6 to 1 on it.
 
         image: uint8 `(H, W)`; edges: `(start, end)` in columns.
@@ -190,11 +191,7 @@ class Detector:
         return self
 
     def predict(
-        self,
-        image: FilePath | np.ndarray | Roll | Record,
-        *,
-        fabric: str | None = None,
-        edges: tuple[int, int] | None = None,
+        self, image: FilePath | np.ndarray | Roll | Record, *, fabric: str | None = None, edges: Edges | None = None
     ) -> Prediction:
         """Judge one image: anomaly map, score, verdict, regions.
 
@@ -285,7 +282,7 @@ class Detector:
         return scores
 
 
-def _as_roll(image: Any, fabric: str | None, edges: tuple[int, int] | None) -> tuple[Roll, list[str]]:
+def _as_roll(image: Any, fabric: str | None, edges: Edges | None) -> tuple[Roll, list[str]]:
     """Whatever `predict` takes, as a roll, and notes about it."""
     if isinstance(image, str | Path):
         return roll_of_file(image, fabric, edges)

@@ -126,11 +126,7 @@ class DraemDetector(Detector):
     name, kind = "DRAEM", "draem"
 
     def __init__(
-        self,
-        model: DRAEM,
-        device: Device = "auto",
-        memory_mb: float = MEMORY_MB,
-        bfloat16: bool = False,
+        self, model: DRAEM, device: Device = "auto", memory_mb: float = MEMORY_MB, bfloat16: bool = False
     ) -> None:
         super().__init__()
         if not memory_mb > 0:

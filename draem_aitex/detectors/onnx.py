@@ -13,7 +13,7 @@ from torch import nn
 from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.detectors.tiling import smallest_tile
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, optional
 from draem_aitex.files import FilePath, write_whole
 
 OPSET = 17  # of ONNX; read by ONNX Runtime 1.12 (2022) and newer
@@ -83,7 +83,7 @@ def export(detector: DraemDetector, path: FilePath) -> int:
     input `fabric`), `pixels`, `source`, `checkpoint`. Returns the file's bytes. Raises `InputError` where the package
     onnx is missing or the detector has no threshold.
     """
-    onnx = _onnx()
+    onnx = optional("onnx", "write ONNX files", "onnx onnxruntime")
     if detector.threshold is None:
         raise InputError("detector: no threshold; expected a calibrated one; call its calibrate(data) first")
     model = onnx.load_from_string(_traced(WholeImage(detector).eval()))
@@ -105,31 +105,14 @@ def export(detector: DraemDetector, path: FilePath) -> int:
     return len(data)
 
 
-def _onnx() -> Any:
-    try:
-        import onnx
-    except ImportError:
-        raise InputError(
-            "onnx: not installed; expected it to write ONNX files; run: pip install onnx onnxruntime"
-        ) from None
-    return onnx
-
-
 def _traced(model: nn.Module) -> bytes:
     """By PyTorch's older exporter, which traces: its successor would need one more package, onnxscript."""
     buffer = io.BytesIO()
     example = torch.zeros(40, 52, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
     sides = {0: "height", 1: "width"}
+    names: dict[str, Any] = {"input_names": ["image", "fabric"], "output_names": ["anomaly_map"]}
+    names["dynamic_axes"] = {"image": sides, "anomaly_map": sides}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it says that it is the older one
-        torch.onnx.export(
-            model,
-            example,
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["image", "fabric"],
-            output_names=["anomaly_map"],
-            dynamic_axes={"image": sides, "anomaly_map": sides},
-        )
+        torch.onnx.export(model, example, buffer, dynamo=False, opset_version=OPSET, **names)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -38,16 +38,9 @@ def find_regions(anomaly_map: np.ndarray, threshold: float) -> list[dict[str, An
     found = []
     for label, (down, across) in enumerate(boxes, 1):
         rows, columns = np.nonzero(predicted[down, across] & (labels[down, across] == label))
-        found.append(
-            {
-                "row": int(rows.min()) + down.start,
-                "column": int(columns.min()) + across.start,
-                "height": int(np.ptp(rows)) + 1,
-                "width": int(np.ptp(columns)) + 1,
-                "pixels": len(rows),
-                "score": float(anomaly_map[down, across][rows, columns].max()),
-            }
-        )
+        box = {"row": int(rows.min()) + down.start, "column": int(columns.min()) + across.start}
+        box |= {"height": int(np.ptp(rows)) + 1, "width": int(np.ptp(columns)) + 1, "pixels": len(rows)}
+        found.append({**box, "score": float(anomaly_map[down, across][rows, columns].max())})
     return sorted(found, key=lambda region: -region["score"])
 
 

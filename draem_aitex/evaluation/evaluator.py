@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,15 +110,9 @@ class Evaluation:
 
 
 def evaluate(
-    detector: Detector,
-    rolls: Iterable[Record | Roll],
-    *,
-    fpr: float | None = None,
-    threshold: Threshold | None = None,
-    mm_per_px: float | None = None,
-    images: bool = False,
-    quiet: bool = False,
-) -> Evaluation:
+    detector: Detector, rolls: Iterable[Record | Roll], *, fpr: float | None = None,
+    threshold: Threshold | None = None, mm_per_px: float | None = None, images: bool = False, quiet: bool = False,
+) -> Evaluation:  # fmt: skip
     """Judge a detector on rolls that it has not seen.
 
     Rolls that it was trained or calibrated on, which are known by the content of their files, and rolls of fabrics
@@ -151,15 +144,9 @@ def evaluate(
     chosen, parts = _unseen(about, list(rolls))
     if all(parts):  # of the very set that the detector comes from
         result.source, result.part = about.get("source"), " and ".join(sorted(set(parts)))
-    waiting: deque[Roll] = deque()  # given to the detector, whose maps are still to come
-
-    def loaded() -> Iterator[Roll]:
-        for roll in chosen:
-            waiting.append(load_roll(roll) if isinstance(roll, Record) else roll)
-            yield waiting[-1]
-
-    for scores in tqdm(detector.maps(loaded()), desc="evaluating", unit="roll", total=len(chosen), disable=quiet):
-        result.add(waiting.popleft(), scores)
+    loaded = (load_roll(roll) if isinstance(roll, Record) else roll for roll in chosen)
+    for roll, scores in tqdm(detector.scored(loaded), desc="evaluating", unit="roll", total=len(chosen), disable=quiet):
+        result.add(roll, scores)
     return result
 
 

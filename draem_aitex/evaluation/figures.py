@@ -67,25 +67,18 @@ def figures(rolls: Rolls, pixels: Pixels, threshold: Threshold, mm_per_px: float
     for row in listed:
         row["centroid_distance_mm"] = row["centroid_distance_px"] * mm if row["hit"] else None
     metres = pooled["fabric_columns"] * mm / 1000
+    origin = {"threshold": value, "fpr_wanted": threshold.wanted, "fpr_bound": threshold.bound}
+    origin |= {"calibration_patches": threshold.patches, "n_calibration_rolls": threshold.rolls}
+    per_metre = metrics.share(pooled["false_positive_regions"], metres)
+    types = sorted({roll.defect for roll in rolls} - {NORMAL})
     return {
-        **pooled,
-        "n_test_rolls": len(rolls),
+        **pooled, **origin, "n_test_rolls": len(rolls), "metres": metres, "mm_per_px": mm,
         "patch_auroc_mean_of_fabrics": _average(np.mean, [row["patch_auroc"] for row in by_fabric.values()]),
         "centroid_distance_mm_median": pooled["centroid_distance_px_median"] * mm,
-        "false_positive_regions_per_metre": metrics.share(pooled["false_positive_regions"], metres),
-        "metres": metres,
-        "mm_per_px": mm,
-        "threshold": value,
-        "fpr_wanted": threshold.wanted,
-        "fpr_bound": threshold.bound,
-        "calibration_patches": threshold.patches,
-        "n_calibration_rolls": threshold.rolls,
-        "intervals": intervals(rolls, value),
-        "by_fabric": by_fabric,
-        "by_defect": {code: _of_type(code, rolls, value) for code in sorted({r.defect for r in rolls} - {NORMAL})},
-        "by_size": by_size(defects),
+        "false_positive_regions_per_metre": per_metre, "intervals": intervals(rolls, value), "by_fabric": by_fabric,
+        "by_defect": {code: _of_type(code, rolls, value) for code in types}, "by_size": by_size(defects),
         "defect_list": listed,
-    }
+    }  # fmt: skip
 
 
 def by_size(defects: Sequence[DefectOutcome]) -> dict[str, dict[str, Any]]:
@@ -136,12 +129,11 @@ def _pooled(rolls: Rolls, pixels: Pixels, threshold: float) -> dict[str, Any]:
     labels, scores, _ = patch_arrays(rolls)
     judged = [roll for roll in rolls if roll.judged]
     regions = sum(roll.false_positives for roll in judged)
+    patches = {"patches": len(labels), "positive_patches": int(labels.sum()), "normal_patches": int((~labels).sum())}
     return {
         "rolls": len(rolls),
         "positive_rolls": sum(roll.defect != NORMAL for roll in rolls),
-        "patches": len(labels),
-        "positive_patches": int(labels.sum()),
-        "normal_patches": int((~labels).sum()),
+        **patches,
         "predicted_patches": int((scores > threshold).sum()),
         **_of_unit("patch", labels, scores, threshold),
         "patch_f1_max_upper_bound": metrics.f1_max_upper_bound(labels, scores),
