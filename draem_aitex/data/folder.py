@@ -43,11 +43,12 @@ def load_folder(root: Path | str) -> Collection:
         own_masks = (masks.pop(path.stem),) if path.stem in masks else ()
         defective.append(Record(path, number, DEFECT, FABRIC, own_masks))
     calibration, test = normal[3::5] or normal[1:][-1:], normal[4::5]
+    held_out = {record.number for record in calibration + test}
     return Collection(
         root,
         SOURCE,
         records=(*normal, *defective),
-        train=tuple(record for record in normal if record not in calibration + test),
+        train=tuple(record for record in normal if record.number not in held_out),
         calibration=tuple(calibration),
         development=tuple(defective[3::4]),
         test=(*test, *(record for record in defective if record.number % 4 != 3)),
