@@ -90,13 +90,9 @@ def show_rows(rows: Mapping[str, Images], titles: Titles = None) -> Figure:
 
 
 def show_map(
-    image: np.ndarray,
-    anomaly_map: np.ndarray,
-    mask: Mask = None,
-    threshold: float | None = None,
-    edges: Columns = None,
-    zoom: Columns = None,
-) -> Figure:
+    image: np.ndarray, anomaly_map: np.ndarray, mask: Mask = None, threshold: float | None = None,
+    edges: Columns = None, zoom: Columns = None,
+) -> Figure:  # fmt: skip
     """A roll above its anomaly map: ground truth in green, prediction (what is above the threshold) in blue.
 
     image: uint8 `(H, W)`; anomaly_map: float `(H, W)` in [0, 1]; mask: bool `(H, W)`; edges: of the fabric; zoom:

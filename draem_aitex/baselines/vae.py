@@ -70,15 +70,10 @@ class VAE(Baseline):
         return sum(p.numel() * p.element_size() for p in self.network.parameters()) if self.steps else 0
 
     def fit(
-        self,
-        rolls: list[Roll],
-        generator: torch.Generator,
-        steps: int = 600,
-        batch: int = 32,
-        seconds: float | None = None,
-        normal_augmentation: NormalAugmentation | None = None,
+        self, rolls: list[Roll], generator: torch.Generator, steps: int = 600, batch: int = 32,
+        seconds: float | None = None, normal_augmentation: NormalAugmentation | None = None,
         progress: Callable[[int, float], None] | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Train on random crops of normal rolls; every step's loss is kept in `losses`.
 
         rolls: all of one height. generator: on the CPU, draws weights, crops and the code's noise. steps: of `batch`

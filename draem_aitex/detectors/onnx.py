@@ -89,15 +89,13 @@ def export(detector: DraemDetector, path: FilePath) -> int:
     model = onnx.load_from_string(_traced(WholeImage(detector).eval()))
     model.doc_string = "DRAEM, a detector of fabric defects. A pixel scores the probability of a defect."
     texts = {
-        "threshold": repr(detector.threshold.value),
-        "wanted_fpr": repr(detector.threshold.wanted),
-        "fabrics": json.dumps(list(detector.offsets)),
+        "threshold": repr(detector.threshold.value), "wanted_fpr": repr(detector.threshold.wanted),
+        "fabrics": json.dumps(list(detector.offsets)), "checkpoint": str(detector).replace("\n", "; "),
         "pixels": "image: uint8 (H, W), grey, 0 black, 255 white, the fabric alone without what lies beside it; "
         "fabric: int64 (1,), its number in fabrics, -1 for another; "
         "anomaly_map: float32 (H, W), 1e-6 to 1, defective above threshold",
         "source": detector.about.get("source", "rolls of your own"),
-        "checkpoint": str(detector).replace("\n", "; "),
-    }
+    }  # fmt: skip
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()

@@ -37,14 +37,9 @@ DEFECTIVE_ROLLS: tuple[tuple[str, str], ...] = tuple((defect, fabric) for defect
 
 
 def simulate_roll(
-    fabric: str,
-    defect: str | None = None,
-    *,
-    generator: np.random.Generator,
-    width: int = ROLL_WIDTH,
-    height: int = ROLL_HEIGHT,
-    recording: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    fabric: str, defect: str | None = None, *, generator: np.random.Generator, width: int = ROLL_WIDTH,
+    height: int = ROLL_HEIGHT, recording: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Weave one roll: `(image, mask)`, uint8 and bool `(height, width)`.
 
     fabric: code in `FABRICS`; defect: code in `MAKERS`, or None; recording: index in the fabric's recordings,
