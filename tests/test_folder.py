@@ -61,7 +61,7 @@ def test_the_split_goes_by_the_order_of_names(tmp_path, normal, parts):
 
 def test_a_mask_without_an_image_is_said(folder):
     cv2.imwrite(str(folder / "masks/x_mask.png"), np.zeros((8, 8), np.uint8))
-    assert load_folder(folder).quirks == ("x_mask.png: a mask without a defective image; not used",)
+    assert load_folder(folder).quirks == ("x_mask.png: a mask of no image; unused",)
 
 
 def test_a_folder_that_cannot_be_used_is_named(folder, tmp_path):

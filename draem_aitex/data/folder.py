@@ -44,13 +44,7 @@ def load_folder(root: Path | str) -> Collection:
         defective.append(Record(path, number, DEFECT, FABRIC, own_masks))
     calibration, test = normal[3::5] or normal[1:][-1:], normal[4::5]
     held_out = {record.number for record in calibration + test}
-    return Collection(
-        root,
-        SOURCE,
-        records=(*normal, *defective),
-        train=tuple(record for record in normal if record.number not in held_out),
-        calibration=tuple(calibration),
-        development=tuple(defective[3::4]),
-        test=(*test, *(record for record in defective if record.number % 4 != 3)),
-        quirks=tuple(f"{path.name}: a mask without a defective image; not used" for path in masks.values()),
-    )
+    train = [record for record in normal if record.number not in held_out]
+    test += [record for record in defective if record.number % 4 != 3]
+    parts = map(tuple, ([*normal, *defective], train, calibration, defective[3::4], test))
+    return Collection(root, SOURCE, *parts, tuple(f"{path.name}: a mask of no image; unused" for path in masks.values()))
