@@ -46,5 +46,6 @@ def load_folder(root: Path | str) -> Collection:
     held_out = {record.number for record in calibration + test}
     train = [record for record in normal if record.number not in held_out]
     test += [record for record in defective if record.number % 4 != 3]
-    parts = map(tuple, ([*normal, *defective], train, calibration, defective[3::4], test))
-    return Collection(root, SOURCE, *parts, tuple(f"{path.name}: a mask of no image; unused" for path in masks.values()))
+    quirks = tuple(f"{path.name}: a mask of no image; unused" for path in masks.values())
+    records, development = (*normal, *defective), tuple(defective[3::4])
+    return Collection(root, SOURCE, records, tuple(train), tuple(calibration), development, tuple(test), quirks)
