@@ -15,7 +15,7 @@ from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
 
 if TYPE_CHECKING:
-    from draem_aitex.detectors.prediction import Prediction
+    from draem_aitex.detectors.regions import Prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from draem_aitex.data.fabric_edges import Edges
 from draem_aitex.data.patcher import patch_maxima
 from draem_aitex.data.rolls import Collection, Record, Roll, load_roll, roll_of_array, roll_of_file
 from draem_aitex.detectors.calibration import Calibration, Threshold, held_out_scores, normalised_scores, offsets_of
-from draem_aitex.detectors.prediction import Prediction
+from draem_aitex.detectors.regions import Prediction
 from draem_aitex.devices import Device
 from draem_aitex.errors import InputError
 from draem_aitex.files import FilePath

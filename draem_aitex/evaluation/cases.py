@@ -7,13 +7,13 @@ import numpy as np
 
 from draem_aitex.data.aitex import defect_name
 from draem_aitex.data.rolls import NORMAL, Roll
-from draem_aitex.detectors.regions import dilate, overlay
+from draem_aitex.detectors.regions import OUTLINE_COLOUR, dilate, outline, overlay
 from draem_aitex.evaluation.metrics import RollOutcome
 
 MARGIN = 64  # pixels shown to each side of a miss or a false positive
 STRIP_WIDTH = 1400  # pixels
 JPEG_QUALITY = 85  # of 100
-GREEN, BLUE = (0, 200, 83), (41, 182, 246)  # ground truth and prediction; as in `plots`
+GREEN = (0, 200, 83)  # ground truth; as in `plots`
 
 
 class Case(NamedTuple):
@@ -28,7 +28,7 @@ class Case(NamedTuple):
     def jpeg(self, threshold: float) -> bytes:
         """The crop with the defect outlined in green, beside the crop with the map laid over it."""
         plain = cv2.cvtColor(self.image, cv2.COLOR_GRAY2RGB)
-        _outline(plain, dilate(self.mask, 4), GREEN, 1)
+        outline(plain, dilate(self.mask, 4), GREEN, 1)
         gap = np.full((len(plain), 4, 3), 255, np.uint8)
         return jpeg(np.hstack([plain, gap, overlay(self.image, self.scores, threshold)]))
 
@@ -51,9 +51,9 @@ def strip(roll: Roll, scores: np.ndarray, threshold: float, outcome: RollOutcome
     image = overlay(roll.image, scores, threshold)
     scale = min(1, STRIP_WIDTH / image.shape[1])
     width = round(1 / scale)  # of a line: a thinner one would vanish
-    _outline(image, scores > threshold, BLUE, width)
+    outline(image, scores > threshold, OUTLINE_COLOUR, width)
     if roll.mask is not None:
-        _outline(image, dilate(roll.mask), GREEN, width)
+        outline(image, dilate(roll.mask), GREEN, width)
     count, hits = len(outcome.false_positives), [defect.hit for defect in outcome.defects]
     found = f"{count} false positive{'' if count == 1 else 's'}"
     if roll.defect != NORMAL:
@@ -67,8 +67,3 @@ def jpeg(rgb: np.ndarray) -> bytes:
     """An image, uint8 `(H, W, 3)`, RGB, as a JPEG."""
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return data.tobytes()
-
-
-def _outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(image, contours, -1, colour, width)
