@@ -41,8 +41,9 @@ class AugmentedBatch:
 
     def part(self, first: int, last: int) -> "AugmentedBatch":
         """The samples from `first` up to, but not including, `last`: views, nothing is copied."""
-        images, masks, kinds, severity = (v[first:last] for v in (self.images, self.masks, self.kinds, self.severity))
-        return AugmentedBatch(images, masks, kinds, severity, self.names)
+        samples = slice(first, last)
+        columns = self.images[samples], self.masks[samples], self.kinds[samples], self.severity[samples]
+        return AugmentedBatch(*columns, self.names)
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,6 @@ class Augmenter:
         """
         check_batch(images, fabric, generator, values=images.device.type == "cpu" or not self._range_seen)
         self._range_seen = True
-        return self._corrupt(images, generator, fabric)
-
-    def _corrupt(self, images, generator, fabric):
         batch, device = len(images), images.device
         everywhere = torch.ones(1, device=device).expand(batch, 1, *images.shape[2:])
         clean, *layers = self._draw_counts(batch, host_generator(generator))

@@ -28,7 +28,6 @@ from functools import update_wrapper
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from draem_aitex.anomalies import shapes
 from draem_aitex.errors import InputError, check_unit
@@ -294,4 +293,5 @@ def _resampled(images, down, across, beyond="reflection"):
     # Written in place: stacking two fields would take as long as all else here but the interpolation.
     torch.add((2 * x + 1) / width - 1, across[:, 0], alpha=2 / width, out=grid[..., 0])
     torch.add((2 * y + 1) / height - 1, down[:, 0], alpha=2 / height, out=grid[..., 1])
-    return F.grid_sample(images, grid, mode="bicubic", padding_mode=beyond, align_corners=False)
+    sample = torch.nn.functional.grid_sample
+    return sample(images, grid, mode="bicubic", padding_mode=beyond, align_corners=False)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from draem_aitex.anomalies.perlin import perlin_noise
 
@@ -141,7 +140,7 @@ def close_gaps(masks: Tensor, pitch: int) -> Tensor:
     What is displaced or covered lies on threads, and between two of them a pixel may look as before: the anomaly is
     a band, not a comb. Outside the image there is no mask.
     """
-    dilated = _running_maximum(F.pad(masks, [pitch - 1] * 4), pitch)
+    dilated = _running_maximum(torch.nn.functional.pad(masks, [pitch - 1] * 4), pitch)
     return 1 - _running_maximum(1 - dilated, pitch)
 
 

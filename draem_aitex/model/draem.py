@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from draem_aitex.errors import InputError, check_choice, check_unit
 from draem_aitex.model.unet import NetworkConfig, UNet
@@ -114,7 +113,7 @@ def fold_batch_norm(model: DRAEM) -> DRAEM:
     for block in (module for module in folded.modules() if isinstance(module, nn.Sequential)):
         for index, (layer, norm) in enumerate(pairwise(list(block))):
             if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                block[index], block[index + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
+                block[index], block[index + 1] = nn.utils.fuse_conv_bn_eval(layer, norm), nn.Identity()
     return folded
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from draem_aitex.errors import InputError, check_choice, check_number
 
@@ -98,12 +97,12 @@ class UNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Input to output, see the class."""
-        x = F.pixel_unshuffle(x, self.stem)  # (B, inputs * stem^2, H / stem, W / stem)
+        x = nn.functional.pixel_unshuffle(x, self.stem)  # (B, inputs * stem^2, H / stem, W / stem)
         features: list[torch.Tensor] = []
         for block in self.encoder:
-            x = block(F.max_pool2d(x, 2) if features else x)
+            x = block(nn.functional.max_pool2d(x, 2) if features else x)
             features.append(x)
         for up, block, feature in zip(self.up, self.decoder, features[-2::-1], strict=True):
             x = up(x)
             x = block(torch.cat([x, feature], dim=1) if self.skips else x)
-        return F.pixel_shuffle(self.head(x), self.stem)
+        return nn.functional.pixel_shuffle(self.head(x), self.stem)

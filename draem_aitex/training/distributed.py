@@ -48,8 +48,7 @@ def joined(name: str = "auto") -> Iterator[torch.device]:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield pick_device(name)
         return
-    missing = [variable for variable in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if variable not in os.environ]
-    if missing:
+    if missing := [variable for variable in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if variable not in os.environ]:
         raise InputError(f"WORLD_SIZE is set, but {missing[0]} is not; expected both or none; start it with torchrun")
     if name.startswith("cuda:"):
         raise InputError(f"device: {name!r} for several processes; expected cuda, which gives each a card of its own")

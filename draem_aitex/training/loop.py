@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,8 +94,8 @@ class _Run:
         self.on_log, self.log_every, self.save_seconds = on_log, log_every, save_seconds
         self.between_steps = True  # the state is whole: weights, averages and random state are of the same step
         self.saved = None
-        self.writer, self.writing, self.cost = writer, Future(), 0.0  # seconds that the last checkpoint took
-        self.writing.set_result(None)
+        self.writer, self.writing = writer, writer.submit(lambda: None)
+        self.cost = 0.0  # seconds that the last checkpoint took
 
     def resume(self):
         """Restore the trainer from the file, if it is there and of the same run; says whether that run is finished."""
@@ -209,14 +209,13 @@ def _interrupts_waiting() -> Iterator[Callable[[], bool]]:
         pressed.append(number)
         signal.signal(signal.SIGINT, before)
 
-    if threading.current_thread() is not threading.main_thread():  # Python lets the main thread alone set handlers
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
+    able = threading.current_thread() is threading.main_thread()  # Python lets the main thread alone set handlers
+    before = signal.signal(signal.SIGINT, note) if able else None
     try:
         yield lambda: bool(pressed)
     finally:
-        signal.signal(signal.SIGINT, before)
+        if able:
+            signal.signal(signal.SIGINT, before)
 
 
 def _difference(name, found, wanted):

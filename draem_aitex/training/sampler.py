@@ -72,7 +72,14 @@ class CropSampler:
                 raise InputError(f"{found}; leave the roll out or take smaller crops")
         self.crop, self.channels, self.normal_augmentation = crop, channels, normal_augmentation
         if normal_augmentation is not None:
-            self.stretch = _possible_stretch(normal_augmentation, crop, height)
+            low, high = normal_augmentation.stretch
+            most = (height - 1) / max(crop - 1, 1) if normal_augmentation.share else math.inf
+            limit = f"crops of {crop} pixels of rolls of {height} rows can have {most:.3g} at most"
+            if low > most:
+                raise InputError(f"stretch: from {low:g}; {limit}; give a smaller stretch or smaller crops")
+            if high > most:
+                warnings.warn(f"stretch: up to {high:g} was asked for; {limit}, which is used", stacklevel=2)
+            self.stretch = low, min(high, most)
         # Rolls may differ in width: they lie end to end in one long strip, only fabric in it.
         strip = np.concatenate([roll.image[:, roll.edges[0] : roll.edges[1]] for roll in rolls], axis=1)
         widths = torch.tensor([roll.edges[1] - roll.edges[0] for roll in rolls])
@@ -115,18 +122,6 @@ class CropSampler:
         return ((crops - mean) * gain[:, None, None] + mean + offset[:, None, None]).clamp(0, 1)
 
 
-def _possible_stretch(augmentation, crop, height):
-    """The part of the wanted range of stretches for which rolls of `height` rows have enough rows; warns if not all."""
-    low, high = augmentation.stretch
-    most = (height - 1) / max(crop - 1, 1)
-    limit = f"crops of {crop} pixels of rolls of {height} rows can have {most:.3g} at most"
-    if augmentation.share and low > most:
-        raise InputError(f"stretch: from {low:g}; {limit}; give a smaller stretch or smaller crops")
-    if augmentation.share and high > most:
-        warnings.warn(f"stretch: up to {high:g} was asked for; {limit}, which is used", stacklevel=3)
-    return low, min(high, most)
-
-
 def row_weights(rows: torch.Tensor, height: int) -> torch.Tensor:
     """Weights of an image's rows in a resampling at the positions `rows`, by cubic (Catmull-Rom) interpolation.
 
@@ -135,11 +130,8 @@ def row_weights(rows: torch.Tensor, height: int) -> torch.Tensor:
     """
     before = rows.floor()
     t = rows - before
-    four = (
-        ((1 - 0.5 * t) * t - 0.5) * t,
-        (1.5 * t - 2.5) * t * t + 1,
-        ((2 - 1.5 * t) * t + 0.5) * t,
-        (t - 1) * t * t / 2,
-    )
+    outer = ((1 - 0.5 * t) * t - 0.5) * t, (t - 1) * t * t / 2
+    inner = (1.5 * t - 2.5) * t * t + 1, ((2 - 1.5 * t) * t + 0.5) * t
+    four = torch.stack([outer[0], *inner, outer[1]], -1)
     index = (before[..., None].long() + torch.arange(-1, 3, device=rows.device)).clamp(0, height - 1)
-    return torch.zeros(*rows.shape, height, device=rows.device).scatter_add_(2, index, torch.stack(four, -1))
+    return torch.zeros(*rows.shape, height, device=rows.device).scatter_add_(2, index, four)

@@ -11,8 +11,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from draem_aitex.anomalies.augmenter import AugmentedBatch
 from draem_aitex.data.rolls import Roll
@@ -65,12 +63,12 @@ class Trainer:
         self.model: DRAEM = model.to(memory_format=torch.channels_last).train()
         # `swa_utils.AveragedModel` would ask a counter on the host at every step, for which a GPU would be waited for.
         self.average: DRAEM = copy.deepcopy(self.model).eval()
-        self.moving_average = get_ema_multi_avg_fn(config.ema_decay)
+        self.moving_average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
         states = self.average.state_dict().values(), self.model.state_dict().values()
         self.averaged = [[t for t in state if t.is_floating_point()] for state in states]  # the others count batches
         decay, rate = config.weight_decay, config.learning_rate
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=decay, fused=True)
-        parallel = DistributedDataParallel(self.model) if distributed.count() > 1 else self.model
+        parallel = torch.nn.parallel.DistributedDataParallel(self.model) if distributed.count() > 1 else self.model
         self.parallel: Any = torch.compile(parallel) if compiled else parallel
         varied = config.normal_augmentation
         self.sampler = CropSampler(rolls, config.crop, self.device, varied, config.network.channels)
