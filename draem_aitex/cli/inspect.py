@@ -8,14 +8,11 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
-
-if TYPE_CHECKING:
-    from draem_aitex.detectors.regions import Prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +89,7 @@ def find_images(paths: list[Path], out: Path) -> list[Path]:
     return found
 
 
-def record(path: Path, result: "Prediction", fabric: str, notes: list[str]) -> dict[str, Any]:
+def record(path: Path, result: Any, fabric: str, notes: list[str]) -> dict[str, Any]:
     """What was found in one image: a line, notes on standard error, and a dict of plain values for JSON."""
     for note in notes:
         print(f"note: {path}: {note}", file=sys.stderr)

@@ -7,14 +7,10 @@ import shlex
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from draem_aitex.errors import InputError
 from draem_aitex.files import write_whole
-
-if TYPE_CHECKING:  # with PyTorch, which would make every command start late
-    from draem_aitex.data.rolls import Collection
-    from draem_aitex.detectors.base import Detector
 
 DEFECTIVE, INTERRUPTED = 3, 130  # exit statuses
 
@@ -62,7 +58,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def open_data(options: argparse.Namespace) -> "Collection":
+def open_data(options: argparse.Namespace) -> Any:
     """The rolls to work on, announced: of the folder that is given, else simulated; of some fabrics where asked for."""
     from draem_aitex.data.aitex import load_aitex
     from draem_aitex.data.rolls import PARTS
@@ -75,7 +71,7 @@ def open_data(options: argparse.Namespace) -> "Collection":
     return data
 
 
-def open_detector(options: argparse.Namespace) -> "Detector":
+def open_detector(options: argparse.Namespace) -> Any:
     """The detector that a checkpoint holds. Raises `InputError` where it has no threshold yet."""
     from draem_aitex.workflow import load_detector
 
@@ -88,12 +84,12 @@ def open_detector(options: argparse.Namespace) -> "Detector":
     return detector
 
 
-def lines_about(options: argparse.Namespace, detector: "Detector") -> list[str]:
+def lines_about(options: argparse.Namespace, detector: Any) -> list[str]:
     """What a checkpoint is, each line with its name."""
     return [f"{Path(options.checkpoint).name}: {line}" for line in str(detector).splitlines()]
 
 
-def threshold_line(detector: "Detector") -> str:
+def threshold_line(detector: Any) -> str:
     """Which threshold a detector has."""
     threshold = detector.threshold
     assert threshold is not None

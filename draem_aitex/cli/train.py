@@ -3,13 +3,10 @@
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
 from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
-
-if TYPE_CHECKING:
-    from draem_aitex.training.config import TrainConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def train_config(options: argparse.Namespace) -> "TrainConfig":
+def train_config(options: argparse.Namespace) -> Any:
     """The `TrainConfig` that the options describe."""
     from draem_aitex import workflow
     from draem_aitex.anomalies.augmenter import AugmenterConfig

@@ -129,24 +129,19 @@ def _pooled(rolls: Rolls, pixels: Pixels, threshold: float) -> dict[str, Any]:
     labels, scores, _ = patch_arrays(rolls)
     judged = [roll for roll in rolls if roll.judged]
     regions = sum(roll.false_positives for roll in judged)
-    patches = {"patches": len(labels), "positive_patches": int(labels.sum()), "normal_patches": int((~labels).sum())}
+    without_giants = _of_pixels(rolls, pixels, giants=False)
     return {
-        "rolls": len(rolls),
-        "positive_rolls": sum(roll.defect != NORMAL for roll in rolls),
-        **patches,
-        "predicted_patches": int((scores > threshold).sum()),
-        **_of_unit("patch", labels, scores, threshold),
+        "rolls": len(rolls), "positive_rolls": sum(roll.defect != NORMAL for roll in rolls),
+        "patches": len(labels), "positive_patches": int(labels.sum()), "normal_patches": int((~labels).sum()),
+        "predicted_patches": int((scores > threshold).sum()), **_of_unit("patch", labels, scores, threshold),
         "patch_f1_max_upper_bound": metrics.f1_max_upper_bound(labels, scores),
         "fabric_columns": sum(roll.columns for roll in judged),
         "fabric_columns_in_no_patch": sum(r.columns % PATCH if len(r.labels) else r.columns for r in judged),
-        **_of_unit("roll", *roll_arrays(rolls), threshold),
-        "giant_rolls": sum(roll.giant for roll in rolls),
-        **_of_pixels(rolls, pixels),
-        **{f"{name}_without_giants": figure for name, figure in _of_pixels(rolls, pixels, giants=False).items()},
-        **_hits([defect for roll in rolls for defect in roll.defects]),
-        "false_positive_regions": regions,
+        **_of_unit("roll", *roll_arrays(rolls), threshold), "giant_rolls": sum(roll.giant for roll in rolls),
+        **_of_pixels(rolls, pixels), **{f"{name}_without_giants": value for name, value in without_giants.items()},
+        **_hits([defect for roll in rolls for defect in roll.defects]), "false_positive_regions": regions,
         "false_positive_regions_per_roll": metrics.share(regions, len(judged)),
-    }
+    }  # fmt: skip
 
 
 def _of_unit(unit: str, labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -160,12 +155,9 @@ def _of_pixels(rolls: Rolls, pixels: Pixels, giants: bool = True) -> dict[str, A
     """Ranking and decision of pixels; giants: whether rolls with a giant mask count."""
     counts = sum((roll.pixel_counts for roll in rolls if giants or not roll.giant), np.zeros(4, np.int64))
     whole = sum((part for (_, giant), part in pixels.items() if giants or not giant), PixelHistogram())
-    return {
-        **{f"pixel_{name}": figure for name, figure in metrics.figures_of_counts(counts).items()},
-        "pixel_auroc": whole.auroc(),
-        "pixel_ap": whole.average_precision(),
-        **{name: whole.aupro(limit) for name, limit in AUPRO_LIMITS.items()},
-    }
+    decision = {f"pixel_{name}": figure for name, figure in metrics.figures_of_counts(counts).items()}
+    overlap = {name: whole.aupro(limit) for name, limit in AUPRO_LIMITS.items()}
+    return decision | {"pixel_auroc": whole.auroc(), "pixel_ap": whole.average_precision()} | overlap
 
 
 def _of_type(code: str, rolls: Rolls, threshold: float) -> dict[str, Any]:
@@ -173,27 +165,20 @@ def _of_type(code: str, rolls: Rolls, threshold: float) -> dict[str, Any]:
     labels, scores, owners = patch_arrays(rolls)
     own = [roll for roll in rolls if roll.defect == code]
     positive = labels & np.array([roll.defect == code for roll in rolls], bool)[owners]
-    return {
-        "name": defect_name(code),
-        "rolls": len(own),
-        "positive_patches": int(positive.sum()),
-        "patch_auroc": metrics.auroc(positive[positive | ~labels], scores[positive | ~labels]),
-        "patch_true_positives": int((scores[positive] > threshold).sum()),
-        **_hits([defect for roll in own for defect in roll.defects]),
-    }
+    auroc = metrics.auroc(positive[positive | ~labels], scores[positive | ~labels])
+    found = {"positive_patches": int(positive.sum()), "patch_true_positives": int((scores[positive] > threshold).sum())}
+    hits = _hits([defect for roll in own for defect in roll.defects])
+    return {"name": defect_name(code), "rolls": len(own), "patch_auroc": auroc, **found, **hits}
 
 
 def _hits(defects: Sequence[DefectOutcome]) -> dict[str, Any]:
     """Hits of some defects, with the medians of what is known of each."""
     distances = [d.centroid_distance_px for d in defects if d.centroid_distance_px is not None]
-    return {
-        "defects": len(defects),
-        "hits": len(distances),
-        "hit_rate": metrics.share(len(distances), len(defects)),
-        "miss_rate": metrics.share(len(defects) - len(distances), len(defects)),
-        "coverage_median": _average(np.median, [defect.coverage for defect in defects]),
-        "centroid_distance_px_median": _average(np.median, distances),
-    }
+    count, hits = len(defects), len(distances)
+    rates = {"hit_rate": metrics.share(hits, count), "miss_rate": metrics.share(count - hits, count)}
+    medians = {"coverage_median": _average(np.median, [defect.coverage for defect in defects])}
+    medians["centroid_distance_px_median"] = _average(np.median, distances)
+    return {"defects": count, "hits": hits, **rates, **medians}
 
 
 def _average(function: Any, values: Sequence[float]) -> float:
