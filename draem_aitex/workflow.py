@@ -24,7 +24,7 @@ from draem_aitex.training.checkpoint import describe_split, load_checkpoint
 from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.model_card import kept_figures
 
-DETECTORS: dict[str, type[Detector]] = {detector.kind: detector for detector in (DraemDetector, VAE, PatchCore)}
+DETECTORS: dict[str, Any] = {detector.kind: detector for detector in (DraemDetector, VAE, PatchCore)}
 HERE = Path(__file__).parent
 SHIPPED = HERE / "shipped" if (HERE / "shipped").is_dir() else HERE.parent / "checkpoints"  # in a wheel; else beside us
 MINUTES = 8.0  # of training, where nothing else is asked for
@@ -154,15 +154,11 @@ def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, 
 def check_parts(data: Collection) -> None:
     """Raise `InputError` where there is nothing to train on, or no patch to take a threshold from."""
     if not data.train or not data.calibration:
-        raise InputError(
-            f"{data.root}: {len(data.train)} training and {len(data.calibration)} calibration rolls; expected one or "
-            "more of each; of normal AITEX rolls those whose number ends in 4 are kept for calibration; add some"
-        )
+        found = f"{len(data.train)} training and {len(data.calibration)} calibration rolls"
+        raise InputError(f"{data.root}: {found}; expected one or more of each; add normal rolls (see data/README.md)")
     if not any(patch_corners(roll.image.shape, roll.edges) for roll in load_rolls(data.calibration)):
-        raise InputError(
-            f"{data.root}: no calibration roll holds a patch of {PATCH} x {PATCH} pixels of fabric; expected one or "
-            "more, for the threshold; give larger images"
-        )
+        found = f"no calibration roll holds a patch of {PATCH} x {PATCH} pixels of fabric"
+        raise InputError(f"{data.root}: {found}; expected one or more, for the threshold; give larger images")
 
 
 def _origin(data: Collection) -> dict[str, Any]:
@@ -176,9 +172,6 @@ def _judged(detector: Detector, data: Collection, command: str) -> None:
     if development:
         judged = evaluate(detector, development, quiet=not sys.stderr.isatty())
         detector.about["figures"] = {"development": kept_figures(judged.figures())}
-    detector.about["made"] = {
-        "date": datetime.date.today().isoformat(),
-        "machine": describe(detector.device),
-        "command": command,
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-    }
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    made = {"date": datetime.date.today().isoformat(), "machine": describe(detector.device)}
+    detector.about["made"] = {**made, "command": command, "versions": versions}

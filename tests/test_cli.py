@@ -181,7 +181,7 @@ def test_another_rate_takes_the_threshold_anew_without_the_rolls(checkpoint, sma
     fails_with_one_line(capsys, [*evaluate, "--json", checkpoint], checkpoint, "ends in .json")
     fails_with_one_line(capsys, [*evaluate, "--report", tmp_path / "page.json"], "ends in .html")
     assert checkpoint.read_bytes() == before
-    fails_with_one_line(capsys, [*evaluate, "--mm-per-px", "0"], "--mm-per-px 0: expected")
+    fails_with_one_line(capsys, [*evaluate, "--mm-per-px", "0"], "mm_per_px: 0.0; expected")
     older = {name: value for name, value in load_checkpoint(checkpoint).items() if name != "calibration"}
     save_checkpoint(tmp_path / "older.pt", older)
     older = [*evaluate[:-1], tmp_path / "older.pt", "--fpr", "0.25"]

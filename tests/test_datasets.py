@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from draem_aitex.data import aitex
-from draem_aitex.data.datasets import PatchDataset, open_set_split
+from draem_aitex.data.patcher import PatchDataset, open_set_split
 from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
 

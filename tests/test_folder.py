@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from draem_aitex import load_folder
-from draem_aitex.data.datasets import PatchDataset
+from draem_aitex.data.patcher import PatchDataset
 from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
 from draem_aitex.simulation import loom

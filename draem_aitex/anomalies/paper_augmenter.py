@@ -122,11 +122,10 @@ def operations() -> dict[str, Callable[[Tensor, float], Tensor]]:
         "hue and saturation": lambda texture, u: tv.adjust_saturation(tv.adjust_hue(texture, 0.4 * u - 0.2), 0.5 + u),
         "solarize": lambda texture, u: tv.solarize(texture, 32 + 192 * u) if u < 0.5 else texture,
         "posterize": lambda texture, u: tv.posterize(texture, 1 + round(7 * u)),
-        "invert": lambda texture, u: tv.invert(texture),
-        "autocontrast": lambda texture, u: tv.autocontrast(texture),
+        "invert": lambda texture, u: tv.invert(texture), "autocontrast": lambda texture, u: tv.autocontrast(texture),
         "equalize": lambda texture, u: tv.equalize(texture),
         "rotate": lambda texture, u: tv.rotate(texture, 90 * u - 45),
-    }
+    }  # fmt: skip
 
 
 def paper_masks(images: Tensor, generator: Generator) -> Tensor:

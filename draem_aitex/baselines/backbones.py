@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from draem_aitex.baselines.baseline import check_choice, convolution
-from draem_aitex.errors import InputError, one_line
+from draem_aitex.baselines.baseline import convolution
+from draem_aitex.errors import InputError, check_choice, one_line
 from draem_aitex.training.sampler import CropSampler
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of its colours
@@ -241,7 +241,6 @@ def _fetching(name: str, what: str, url: str) -> Iterator[None]:
         yield
     except (OSError, ImportError, RuntimeError, EOFError, UnpicklingError, AttributeError) as error:
         reason = one_line(getattr(error, "reason", error))  # urllib's errors have one
-        raise InputError(
-            f"backbone: {name}: {what} not whole in {torch.hub.get_dir()} and not to be fetched ({reason}); expected "
-            f"{url}; connect to a network once, remove a broken file, or take fft or shallow, which need none"
-        ) from None
+        found = f"{what} not whole in {torch.hub.get_dir()} and not to be fetched ({reason}); expected {url}"
+        hint = "connect to a network once, remove a broken file, or take fft or shallow, which need none"
+        raise InputError(f"backbone: {name}: {found}; {hint}") from None

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, fields
 from pathlib import Path
@@ -116,12 +116,6 @@ class Baseline(Detector):
         self.check(roll_of_array(image, fabric, edges=edges)[0])
         grey = torch.from_numpy(np.ascontiguousarray(image[:, slice(*edges)]))[None, None]
         return grey.to(self.device).float().div_(255)
-
-
-def check_choice(name: str, value: str, choices: Collection[str]) -> None:
-    """Raise `InputError` for a value that is none of the choices."""
-    if value not in choices:
-        raise InputError(f"{name}: {value!r}; expected one of {', '.join(choices)}; choose one")
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:

@@ -6,8 +6,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from draem_aitex.baselines.baseline import check_choice
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_choice
 
 MEMORY_MB = 64  # for the table of distances from some queries to all of the bank
 

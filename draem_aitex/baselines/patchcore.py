@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from draem_aitex.baselines.backbones import NAMES, Backbone, Shallow, build_backbone
-from draem_aitex.baselines.baseline import Baseline, check_choice
+from draem_aitex.baselines.baseline import Baseline
 from draem_aitex.baselines.neighbours import searcher
 from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.detectors.tiling import Span, tiles
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_choice
 from draem_aitex.training.sampler import CropSampler, NormalAugmentation
 
 CROP = 128  # px, of the crops that the pool is taken from; less where a backbone's positions do not fill that

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from draem_aitex.baselines.baseline import Baseline, check_choice, convolution, on_roll
+from draem_aitex.baselines.baseline import Baseline, convolution, on_roll
 from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.calibration import FLOOR
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_choice
 from draem_aitex.training.sampler import CropSampler, NormalAugmentation
 
 RATE = 2e-3  # learning rate at the start

@@ -1,7 +1,6 @@
 """`evaluate`: judge a detector on unseen rolls: a table, and JSON and HTML where asked for."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -28,8 +27,6 @@ def run(options: argparse.Namespace) -> None:
 
     shared.check_writable(options.json, ".json")
     shared.check_writable(options.report, ".html")
-    if options.mm_per_px is not None and not 0 < options.mm_per_px < math.inf:
-        raise InputError(f"--mm-per-px {options.mm_per_px:g}: expected millimetres above 0; leave it out if unknown")
     if options.keep and (options.bfloat16 or options.fpr is not None):
         raise InputError("--keep: with another threshold or sixteen bits; expected the checkpoint's own; leave one out")
     detector = shared.open_detector(options)
@@ -39,10 +36,8 @@ def run(options: argparse.Namespace) -> None:
     trained_on = detector.about.get("source")
     if data.source != trained_on:
         if options.keep:
-            raise InputError(
-                f"--keep: {options.checkpoint} was trained on {trained_on}, the rolls are {data.source}; expected the "
-                "same; leave --keep out"
-            )
+            found = f"{options.checkpoint} was trained on {trained_on}, the rolls are {data.source}"
+            raise InputError(f"--keep: {found}; expected the same; leave --keep out")
         print(f"note: trained on {trained_on}, tested on {data.source}")
     how = {"fpr": options.fpr, "mm_per_px": options.mm_per_px, "images": options.report is not None}
     evaluation = evaluate(detector, getattr(data, options.part), quiet=not sys.stderr.isatty(), **how)

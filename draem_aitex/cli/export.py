@@ -25,5 +25,6 @@ def run(options: argparse.Namespace) -> None:
     print("\n".join(shared.lines_about(options, detector)), file=sys.stderr)
     size = onnx.export(detector, options.file)
     fabrics = ", ".join(detector.offsets) or "none"
-    threshold = detector.threshold.value if detector.threshold else None
-    print(f"{options.file}: ONNX, {size / 1e6:.1f} MB, threshold {threshold:.4f}, calibrated fabrics {fabrics}")
+    print(
+        f"{options.file}: ONNX, {size / 1e6:.1f} MB, threshold {detector.threshold.value:.4f}, calibrated fabrics {fabrics}"
+    )

@@ -58,7 +58,6 @@ def build_detector(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from draem_aitex.workflow import DETECTORS
 
     own = {name: getattr(options, name) for name in BASELINES[options.detector] if name != "steps"}
-    kind: Any = DETECTORS[options.detector]
-    detector = kind(**own, device=options.device, normalised=not options.no_normalisation)
+    detector = DETECTORS[options.detector](**own, device=options.device, normalised=not options.no_normalisation)
     arguments = {"steps": options.steps} if options.detector == "vae" else {}
     return detector, {**arguments, "normal_augmentation": None if options.no_augmentation else NormalAugmentation()}

@@ -5,6 +5,7 @@ All images are read before anything is written. Status 3 with --fail-on-defect, 
 
 import argparse
 import sys
+import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -43,11 +44,8 @@ def run(options: argparse.Namespace) -> int:
     print("\n".join(shared.lines_about(options, detector)), file=sys.stderr)
     strangers = sum(not detector.is_calibrated(roll.fabric) for roll, _ in rolls)
     if strangers:
-        print(
-            f"note: {strangers} of {len(paths)} images name no calibrated fabric ({known}): scored as is, and the "
-            "threshold's false-positive rate does not hold for them; --fabric names it",
-            file=sys.stderr,
-        )
+        found = f"{strangers} of {len(paths)} images name no calibrated fabric ({known}): scored as is"
+        warnings.warn(f"{found}, and the threshold's FPR does not hold; --fabric names it", stacklevel=1)
     options.out.mkdir(parents=True, exist_ok=True)
     records = []
     for path, (roll, notes) in zip(paths, rolls, strict=True):

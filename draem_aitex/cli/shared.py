@@ -92,7 +92,6 @@ def lines_about(options: argparse.Namespace, detector: Any) -> list[str]:
 def threshold_line(detector: Any) -> str:
     """Which threshold a detector has."""
     threshold = detector.threshold
-    assert threshold is not None
     return (
         f"threshold {threshold.value:.4g} for a false-positive rate of {threshold.wanted:.1%}, from "
         f"{threshold.patches} patches of {threshold.rolls} calibration rolls"

@@ -167,26 +167,20 @@ class Detector:
         rolls: list[Roll] = [load_roll(roll) if isinstance(roll, Record) else roll for roll in given]
         for roll in rolls:
             if roll.defect != "000" or (roll.mask is not None and roll.mask.any()):
-                raise InputError(
-                    f"{roll.name}: a roll with a defect, {roll.defect}; expected normal calibration rolls; leave it out"
-                )
+                found = f"a roll with a defect, {roll.defect}"
+                raise InputError(f"{roll.name}: {found}; expected normal calibration rolls; leave it out")
         rolls = [roll for roll in rolls if self.judges(roll.fabric)]
         scores, fabrics = self.raw_patch_scores(rolls), [roll.fabric for roll in rolls]
         if not sum(map(len, scores)):
-            raise InputError(
-                f"calibration: no patch of 256 x 256 pixels of fabric in {len(rolls)} rolls; expected normal rolls "
-                "kept back for it; give some, or larger images"
-            )
+            found = f"no patch of 256 x 256 pixels of fabric in {len(rolls)} rolls"
+            raise InputError(f"calibration: {found}; expected normal rolls; give some, or larger images")
         self.offsets = offsets_of(scores, fabrics) if self.normalised else dict.fromkeys(sorted(set(fabrics)), 0.0)
         held_out = held_out_scores(scores, fabrics, self.offsets) if self.normalised else scores
         self.calibration = Calibration(np.sort(np.concatenate(held_out).astype(np.float64))[::-1], len(rolls))
         if fpr is None and self.calibration.finest_rate > RATE:
             fpr = self.calibration.finest_rate
-            warnings.warn(
-                f"{len(self.calibration.scores)} calibration patches are too few to promise a false-positive rate of "
-                f"{RATE:.0%}; the threshold is for {fpr:.1%}, the least that they can promise",
-                stacklevel=2,
-            )
+            found = f"{len(self.calibration.scores)} calibration patches are too few to promise a false-positive rate"
+            warnings.warn(f"{found} of {RATE:.0%}; the threshold is for {fpr:.1%}, the least they can", stacklevel=2)
         self.threshold = self.calibration.threshold(RATE if fpr is None else fpr)
         return self
 
@@ -229,15 +223,11 @@ class Detector:
         """Raise `InputError` for a roll that the detector cannot judge. name: for the message."""
         name, (height, width) = name or roll.name, (len(roll.image), roll.edges[1] - roll.edges[0])
         if not self.judges(roll.fabric):
-            raise InputError(
-                f"{name}: fabric {roll.fabric or 'not named'}; expected one of {', '.join(self.fabrics)}, which alone "
-                "this detector can judge; name it, or leave the image out"
-            )
+            known = f"expected one of {', '.join(self.fabrics)}, which alone this detector can judge"
+            raise InputError(f"{name}: fabric {roll.fabric or 'not named'}; {known}; name it, or leave the image out")
         if min(height, width) < self.least:
-            raise InputError(
-                f"{name}: {height} x {width} pixels of fabric; expected {self.least} x {self.least} or more for "
-                f"{self.name}; leave it out"
-            )
+            least = f"{self.least} x {self.least} or more for {self.name}"
+            raise InputError(f"{name}: {height} x {width} pixels of fabric; expected {least}; leave it out")
 
     def maps(self, rolls: Iterable[Roll], quiet: bool = True) -> Iterator[np.ndarray]:
         """The normalised anomaly map of each roll, in their order; a progress bar besides unless `quiet`."""
@@ -274,11 +264,8 @@ class Detector:
             on_fabric = scores[:, slice(*roll.edges)]
             on_fabric[...] = normalised_scores(on_fabric, self.offsets, roll.fabric)
         elif self.offsets and roll.fabric:
-            warnings.warn(
-                f"fabric {roll.fabric}: not calibrated (known: {', '.join(self.offsets)}); scored as is, and the "
-                "threshold's false-positive rate does not hold for it",
-                stacklevel=3,
-            )
+            found = f"fabric {roll.fabric}: not calibrated (known: {', '.join(self.offsets)}); scored as is"
+            warnings.warn(f"{found}, and the threshold's false-positive rate does not hold for it", stacklevel=3)
         return scores
 
 
@@ -291,7 +278,5 @@ def _as_roll(image: Any, fabric: str | None, edges: Edges | None) -> tuple[Roll,
     if isinstance(image, Record):
         image = load_roll(image)
     if not isinstance(image, Roll):
-        raise InputError(
-            f"image: {type(image).__name__}; expected a path, a uint8 array (H, W) or a roll; read it with load_aitex"
-        )
+        raise InputError(f"image: {type(image).__name__}; expected a path, a uint8 array (H, W) or a roll; give one")
     return replace(image, fabric=image.fabric if fabric is None else fabric, edges=edges or image.edges), []

@@ -61,10 +61,8 @@ class Calibration:
         if k < 1:
             finest = math.ceil(self.finest_rate * 1e5) / 1e5
             rolls = math.ceil((math.ceil(1 / rate) - 1) * self.rolls / patches)
-            raise InputError(
-                f"fpr: {rate:g}; expected {finest:g} or more, which is all that {patches} patches of {self.rolls} "
-                f"calibration rolls can promise; ask for that, or calibrate on about {rolls} rolls"
-            )
+            most = f"{finest:g} or more, all that {patches} patches of {self.rolls} calibration rolls can promise"
+            raise InputError(f"fpr: {rate:g}; expected {most}; ask for that, or calibrate on about {rolls} rolls")
         return Threshold(float(self.scores[k - 1]), rate, k / (patches + 1), patches, self.rolls)
 
 

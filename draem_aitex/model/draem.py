@@ -61,10 +61,9 @@ class DRAEM(nn.Module):
     def _check(self, images):
         dtype, channels, shape = self.reconstructive.head.weight.dtype, self.config.channels, tuple(images.shape)
         if len(shape) != 4 or shape[1] != channels or images.dtype != dtype or not images.numel():
-            raise InputError(
-                f"images: {images.dtype} of shape {shape}; expected {dtype} of shape (B, {channels}, H, W) in [0, 1]"
-                + "; repeat grey images: images.expand(-1, 3, -1, -1)" * (channels == 3 and shape[1:2] == (1,))
-            )
+            wanted = f"expected {dtype} of shape (B, {channels}, H, W) in [0, 1]"
+            hint = "; repeat grey images: images.expand(-1, 3, -1, -1)" * (channels == 3 and shape[1:2] == (1,))
+            raise InputError(f"images: {images.dtype} of shape {shape}; {wanted}{hint}")
         if images.device.type == "cpu" and not torch.compiler.is_compiling():
             check_unit(images.detach(), "images")
 

@@ -56,12 +56,8 @@ class LiveFigure:
             return
         with torch.inference_mode():
             reconstruction, logits = model(self.sample.images[:1])
-        images = {
-            f"crop: {self.sample.name(0)}": self.sample.images,
-            "reconstruction": reconstruction.clamp(0, 1),
-            "ground-truth mask": self.sample.masks,
-            "predicted mask": torch.sigmoid(logits),
-        }
+        images = {f"crop: {self.sample.name(0)}": self.sample.images, "reconstruction": reconstruction.clamp(0, 1)}
+        images |= {"ground-truth mask": self.sample.masks, "predicted mask": torch.sigmoid(logits)}
         images = {name: image[0, 0].float().cpu().numpy() for name, image in images.items()}
         self.handle.update(charts.plot_training(log, images))
         self.drawn = time.monotonic()
