@@ -25,6 +25,5 @@ def run(options: argparse.Namespace) -> None:
     print("\n".join(shared.lines_about(options, detector)), file=sys.stderr)
     size = onnx.export(detector, options.file)
     fabrics = ", ".join(detector.offsets) or "none"
-    print(
-        f"{options.file}: ONNX, {size / 1e6:.1f} MB, threshold {detector.threshold.value:.4f}, calibrated fabrics {fabrics}"
-    )
+    line = shared.threshold_line(detector)
+    print(f"{options.file}: ONNX, {size / 1e6:.1f} MB, calibrated fabrics {fabrics}, {line}")

@@ -102,8 +102,8 @@ def recorded(options: argparse.Namespace, processes: int = 1) -> str:
     """The command that was given, without the paths of this machine, for the model card."""
     start = ["python"] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}"]
     words = [*start, "-m", "draem_aitex", *options.arguments]
-    hidden = {str(options.out): options.out.name, str(options.data): "DIR"}
-    hidden[str(getattr(options, "textures", None))] = "DIR"
+    hidden = {str(getattr(options, name, "")): "DIR" for name in ("data", "textures")}
+    hidden[str(options.out)] = options.out.name
     return shlex.join(hidden.get(word, word) for word in words)
 
 
