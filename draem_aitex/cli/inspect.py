@@ -56,8 +56,7 @@ def run(options: argparse.Namespace) -> int:
         write_whole(options.out / f"{path.stem}.png", partial(overlay.save, format="PNG"))
         records.append(record(path, result, roll.fabric, notes))
     shared.write_json(options.json, {"checkpoint": Path(options.checkpoint).name, "images": records})
-    defective = any(found["verdict"] == "defective" for found in records)
-    return shared.DEFECTIVE if options.fail_on_defect and defective else 0
+    return shared.DEFECTIVE if options.fail_on_defect and any(r["verdict"] == "defective" for r in records) else 0
 
 
 def find_images(paths: list[Path], out: Path) -> list[Path]:

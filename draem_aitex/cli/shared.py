@@ -122,5 +122,4 @@ def check_writable(path: Path | None, ending: str | None = None, inputs: Iterabl
 def write_json(path: Path | None, content: Any) -> None:
     """Write JSON atomically, where a file is named."""
     if path is not None:
-        text = json.dumps(content, indent=2) + "\n"
-        write_whole(path, lambda file: file.write(text.encode()))
+        write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))

@@ -12,5 +12,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from draem_aitex.simulation import loom
 
-    folder = loom.simulate(options.out, seed=options.seed, progress=True)
-    print(f"simulated fabric (not AITEX), seed {options.seed}: {folder}")
+    loom.simulate(options.out, seed=options.seed, progress=True)
+    print(f"simulated fabric (not AITEX), seed {options.seed}: {options.out}")

@@ -22,7 +22,9 @@ from draem_aitex.simulation.fabrics import FABRICS, read_data
 
 LOOM_VERSION = 6  # raise it with every change of the images: an older folder is then made anew
 SET_WIDTH = ROLL_WIDTH  # px, of the rolls of a set
-DEFAULT_FOLDER = Path(__file__).parent.parent.parent / "data" / "simulated"
+DEFAULT_FOLDER = Path(__file__).parents[2] / "data" / "simulated"
+if not (DEFAULT_FOLDER.parents[1] / "pyproject.toml").is_file():  # installed by pip, not beside this repository's data
+    DEFAULT_FOLDER = Path.home() / ".cache" / "draem_aitex" / "simulated"
 VISIBLE_CHANGE = 6.0  # grey levels; a pixel that a defect changes by more belongs to its mask
 
 _ROLLS = read_data("rolls.json")
