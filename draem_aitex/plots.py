@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from draem_aitex.detectors.regions import components, dilate
 from draem_aitex.errors import InputError
 
 WIDTH = 10  # inches
@@ -172,7 +171,8 @@ def _mark(axis: Axes, mask: Mask, colour: str, image: np.ndarray, ring: bool = F
         for contour in cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
             axis.plot(*np.vstack([contour[:, 0], contour[:1, 0]]).T, color=colour, linewidth=1.2)
         return
-    for rows, columns in components(dilate(mask))[1]:
-        left, right = np.clip([columns.start - 28, columns.stop + 28], 0, mask.shape[1] - 1)
-        top, bottom = np.clip([rows.start - 28, rows.stop + 28], 0, mask.shape[0] - 1)
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8))  # what lies close together gets one ring
+    for x, y, width, height, _ in cv2.connectedComponentsWithStats(near, connectivity=8)[2][1:]:
+        left, right = np.clip([x - 28, x + width + 28], 0, mask.shape[1] - 1)
+        top, bottom = np.clip([y - 28, y + height + 28], 0, mask.shape[0] - 1)
         axis.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=colour, linewidth=1.5)
