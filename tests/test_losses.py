@@ -94,7 +94,7 @@ def test_combinations_have_the_series_weights():
     l1, ssim, fft = losses.l1_loss(x, y), losses.ssim_loss(x, y), losses.fft_loss(x, y)
     assert torch.allclose(combined.total, 0.56 * l1 + 0.14 * ssim + 0.3 * fft)
     assert list(combined.parts) == ["l1", "ssim", "fft"]
-    segmented = losses.segmentation_loss(6 * x - 3, y.round())
+    segmented = losses.segmentation_loss(6 * x - 3, y.round(), balance=0)
     bce = losses.bce_loss(6 * x - 3, y.round())
     focal = sigmoid_focal_loss(6 * x - 3, y.round(), alpha=0.75, gamma=2, reduction="mean")
     assert torch.allclose(segmented.total, 0.5 * bce + 0.5 * focal, atol=1e-6)
@@ -106,7 +106,7 @@ def test_combinations_take_other_weights():
     only = losses.reconstruction_loss(x, y, {"l1": 0, "ssim": 2, "fft": 0})
     assert torch.allclose(only.total, 2 * losses.ssim_loss(x, y))
     assert torch.allclose(only.parts["l1"], losses.l1_loss(x, y)), "a part of weight 0 is still reported"
-    published = losses.segmentation_loss(6 * x - 3, y.round(), {"bce": 0, "focal": 1}, alpha=None)
+    published = losses.segmentation_loss(6 * x - 3, y.round(), {"bce": 0, "focal": 1}, alpha=None, balance=0)
     assert torch.allclose(published.total, losses.focal_loss(6 * x - 3, y.round(), alpha=None))
     for weights in ({"l1": 1}, {"l1": 1, "ssim": 1, "fft": -1}, {"l1": 1, "ssim": 1, "fft": 1, "gan": 1}):
         with pytest.raises(InputError, match="weights: .* expected 0 or more for each of l1, ssim, fft"):
@@ -183,3 +183,31 @@ def test_all_are_means():
         loss, target = getattr(losses, name), y.round() if name in SEGMENTATION else y
         assert torch.allclose(loss(x, target), loss(torch.cat([x, x]), torch.cat([target, target])), atol=1e-6)
     assert torch.allclose(losses.l1_loss(x, y), F.l1_loss(x, y))
+
+
+def test_balance_weights_are_the_formula():
+    """(600 / a)^1/2 from 1 to 10, a the area near a pixel; 1 on normal pixels."""
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[..., 10:13, 10:15] = 1  # 15 px
+    mask[..., 60:124, 60:124] = 1  # more than 600 px near each of its pixels
+    mask[..., 0, 100] = 1  # 1 px
+    weights = losses.balance_weights(mask)
+    assert torch.allclose(weights[..., 10:13, 10:15], torch.tensor((600 / 15) ** 0.5))
+    assert weights[..., 60:124, 60:124].eq(1).all() and weights[mask == 0].eq(1).all()
+    assert weights[0, 0, 0, 100] == 10
+    assert losses.balance_weights(mask, 0).eq(1).all() and losses.balance_weights(mask * 0).eq(1).all()
+
+
+def test_the_balanced_loss_against_a_sum_over_components():
+    """Two anomalies far apart, each weighted by its own area, and normal pixels."""
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[..., 5:9, 5:9], mask[..., 80:90, 80:92] = 1, 1
+    logits = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    total = F.binary_cross_entropy_with_logits(logits[mask == 0], mask[mask == 0], reduction="sum")
+    for part in (np.s_[..., 5:9, 5:9], np.s_[..., 80:90, 80:92]):
+        loss = F.binary_cross_entropy_with_logits(logits[part], mask[part], reduction="sum")
+        total += (600 / mask[part].numel()) ** 0.5 * loss
+    assert losses.segmentation_loss(logits, mask).parts["bce"].item() == pytest.approx(total.item() / 128**2, rel=1e-5)
+    plain = losses.segmentation_loss(logits, mask, balance=0)
+    assert torch.allclose(plain.parts["bce"], losses.bce_loss(logits, mask))
+    assert torch.allclose(plain.parts["focal"], losses.focal_loss(logits, mask))

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 from draem_aitex.errors import InputError
 from draem_aitex.model import draem, published_weights
 from draem_aitex.model.draem import build_draem, count_parameters
-from draem_aitex.model.unet import NetworkConfig
+from draem_aitex.model.unet import NetworkConfig, ResidualBlock
 
 
 @pytest.fixture
@@ -156,10 +157,56 @@ def test_padding_mirrors_and_crops_back(model):
 
 def test_presets_are_one_definition():
     """Stem, classes, slope and upsampling change sizes, never which layers there are."""
-    compact = draem.PRESETS["compact"]
+    compact = replace(draem.PRESETS["compact"], reconstructive_block="plain")
     published = NetworkConfig(1, compact.reconstructive, compact.discriminative, up_convolution=compact.up_convolution)
     assert list(build_draem(compact).state_dict()) == list(build_draem(published).state_dict())
-    assert count_parameters(build_draem(compact)) < 1e6
+    assert count_parameters(build_draem("compact")) < 2e6
+
+
+def residual_forward(state, x, levels, blocks):
+    """What a network of residual blocks with skips computes, as plain functions, batch norms in evaluation mode."""
+
+    def blocked(x, level, first=1):
+        for number in range(first, first + blocks):
+            at = f"{level}.{number}.body"
+            inner = F.conv2d(x, state[f"{at}.0.weight"], state[f"{at}.0.bias"], padding=1)
+            norm = [state[f"{at}.1.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+            inner = F.leaky_relu(F.batch_norm(inner, *norm), 0.1)
+            x = x + F.conv2d(inner, state[f"{at}.3.weight"], state[f"{at}.3.bias"], padding=1)
+        return x
+
+    def conv(x, name, **options):
+        return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], **options)
+
+    x, seen = F.pixel_unshuffle(x, 2), []
+    for level in range(levels):
+        x = conv(x, f"encoder.{level}.0", **({"stride": 2} if level else {"padding": 1}))
+        x = blocked(x, f"encoder.{level}")
+        seen.append(x)
+    for step, skip in enumerate(seen[-2::-1]):
+        x = F.pixel_shuffle(conv(x, f"up.{step}.0"), 2)
+        x = blocked(conv(torch.cat([x, skip], 1), f"decoder.{step}.0"), f"decoder.{step}")
+    return F.pixel_shuffle(conv(x, "head", padding=1), 2)
+
+
+def test_residual_blocks_against_plain_functions():
+    settings = {"reconstructive_block": "residual", "discriminative_block": "residual", "residual": (2, 2, 2)}
+    config = NetworkConfig(1, (4, 8, 8), (4, 8, 8), 1, stem=2, negative_slope=0.1, **settings)
+    network = build_draem(config).discriminative
+    generator = torch.Generator().manual_seed(2)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.3 + 0.2 * name.endswith("var"))
+    network.eval()
+    x = noise(1, 2, 32, 48)
+    assert torch.allclose(network(x), residual_forward(network.state_dict(), x, 3, 2), rtol=1e-4)
+
+
+def test_the_residual_network_starts_linear(model):
+    one, other = noise(2, 1, 1, 64, 64)
+    network = model.reconstructive
+    zero, sums = network(torch.zeros_like(one)), network((one + other) / 2)
+    assert torch.allclose(sums, (network(one) + network(other)) / 2, atol=1e-5) and sums.std() > 10 * zero.std()
 
 
 def test_the_reconstructive_network_has_no_skips_and_the_discriminative_has(model):
@@ -224,9 +271,13 @@ def test_grey_images_for_a_network_of_colour():
         model(noise(2, 2, 32, 32))
 
 
-def test_the_receptive_field_is_the_half_width():
+@pytest.mark.parametrize("settings", [{}, {"reconstructive_block": "residual", "residual": (1, 3)}])
+def test_the_receptive_field_is_the_half_width(settings):
     """Nothing farther away than this changes an output pixel; the farthest pixel that does is most of it away."""
-    model = build_draem(NetworkConfig(1, (4, 4), (4, 4, 4), stem=2, classes=1, upsampling="nearest")).eval()
+    config = NetworkConfig(1, (4, 4), (4, 4, 4), stem=2, classes=1, upsampling="nearest", **settings)
+    model = lived_in(build_draem(config))
+    for block in (module for module in model.modules() if isinstance(module, ResidualBlock)):
+        torch.nn.init.normal_(block.body[-1].weight, generator=torch.Generator().manual_seed(0))
     half = model.config.receptive_field
     images = noise(1, 1, 16, 4 * half).requires_grad_()
     middle = 2 * half
@@ -245,12 +296,21 @@ def test_the_receptive_field_is_the_half_width():
         {"discriminative": 16},
         {"discriminative": (16, 0.5)},
         {"channels": 0},
+        {"reconstructive_block": "dense"},
+        {"discriminative_block": "dense"},
     ],
 )
 def test_bad_settings_are_named(settings):
     [(name, value)] = settings.items()
     with pytest.raises(InputError, match=f"^{name}: {re.escape(repr(value))}; expected"):
         NetworkConfig(**settings)
+
+
+def test_residual_blocks_are_counted_level_by_level():
+    with pytest.raises(
+        InputError, match=r"residual: \(1, 2\); expected a tuple of 3 numbers of blocks, .* of reconstr"
+    ):
+        NetworkConfig(1, (4, 8, 8), reconstructive_block="residual", residual=(1, 2))
 
 
 def test_unknown_preset():

@@ -35,6 +35,9 @@ from draem_aitex.errors import InputError, check_unit
 SMALLEST, LARGEST = 8, 6000  # pixels of area
 PITCH = 9  # pixels from thread to thread; AITEX's fabrics have 7 to 10
 MINIMUM_MASK = 4  # pixels
+# Least visibility, see `visibility`. A change of tone over many threads, and a line where threads do not meet, is seen
+# where a speck of the same strength is lost in the weave.
+VISIBLE, VISIBLE_OF = 0.9, {"slip": 0.5, "crease": 0.5, "stain": 0.6}
 TILE = 16  # pixels; the size of the pieces in which an image is permuted, at most a quarter of its side
 KINDS: dict[str, "Kind"] = {}
 MOVING = {"slip"}  # kinds that move the fabric and whatever lies on it, so they only ever come first on a sample
@@ -70,9 +73,23 @@ class Kind:
         found, wanted = ([tuple(part.shape) for part in pair] for pair in ((corrupted, masks), (images, fabric)))
         if found != wanted:
             raise InputError(f"{self.function.__name__}: returned shapes {found}; expected {wanted}; correct the kind")
-        masks = masks * fabric
-        kept = (masks.sum((1, 2, 3), keepdim=True) >= MINIMUM_MASK).float()
-        return torch.lerp(images, corrupted.clamp(0, 1), fabric * kept), masks * kept
+        masks, corrupted = masks * fabric, torch.lerp(images, corrupted.clamp(0, 1), fabric)
+        area = masks.sum((1, 2, 3), keepdim=True)
+        seen = visibility(images, corrupted, masks, fabric) >= VISIBLE_OF.get(self.function.__name__, VISIBLE)
+        kept = seen & (area >= MINIMUM_MASK)
+        return torch.where(kept, corrupted, images), masks * kept
+
+
+def visibility(images: Tensor, corrupted: Tensor, masks: Tensor, fabric: Tensor) -> Tensor:
+    """How well an anomaly is seen: `(B, 1, 1, 1)`.
+
+    The root mean square change under the mask, in standard deviations of each image's own fabric; where the mask is
+    smaller than a square of one pitch, that times the ratio of their sides. Threads displaced by a whole pitch, or a
+    speck as dark as the weave is anyhow, change little by this measure, as they do for the eye.
+    """
+    area = masks.sum((1, 2, 3), keepdim=True).clamp_min(1)
+    change = ((corrupted - images).square() * masks).mean(1, keepdim=True).sum((2, 3), keepdim=True) / area
+    return change.sqrt() / _deviation(images, fabric) * (area.sqrt() / PITCH).clamp_max(1)
 
 
 def kind(function: Callable[..., Changed]) -> Kind:
@@ -124,7 +141,7 @@ def perlin_texture(images: Tensor, fabric: Tensor, severity: Tensor, generator: 
 def cut_paste(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
     """A rectangle, up to three times as long as wide, filled with fabric from elsewhere in the image.
 
-    After CutPaste (Li et al., CVPR 2021, section 2.2). Severity sets the angle by which the fabric is turned, 5 to 90
+    After CutPaste (Li et al., CVPR 2021, section 2.2). Severity sets the angle by which the fabric is turned, 30 to 90
     degrees, and its change of tone, up to 1.5 standard deviations of the fabric.
     """
     return _pasted(images, fabric, severity, generator, SMALLEST, LARGEST, (1, 3))
@@ -247,10 +264,15 @@ def _contrast(images, fabric, severity, generator, low=0.7, high=6):
 
     AITEX's fuzzyballs are one to three of these darker than their fabric.
     """
+    deviation = _deviation(images, fabric)
+    return low * (high / low) ** severity * deviation * shapes.sign(images, generator)
+
+
+def _deviation(images, fabric):
+    """Standard deviation over each image's fabric, 0.02 at least: `(B, 1, 1, 1)`."""
     # The plain formula: torch's own std takes longer than all the rest of a kind.
     variance = _mean(images * images, fabric) - _mean(images, fabric) ** 2
-    deviation = variance.clamp_min(0.02**2).sqrt()
-    return low * (high / low) ** severity * deviation * shapes.sign(images, generator)
+    return variance.clamp_min(0.02**2).sqrt()
 
 
 def _mean(images, fabric):
@@ -274,7 +296,7 @@ def _pasted(images, fabric, severity, generator, smallest, largest, aspects):
     """A box filled with fabric from the middle half of the image, turned."""
     masks, y, x = shapes.draw_box(fabric, smallest, largest, aspects, generator)
     height, width = images.shape[-2:]
-    angle = (math.radians(5) + math.radians(85) * severity) * shapes.sign(images, generator)
+    angle = (math.radians(30) + math.radians(60) * severity) * shapes.sign(images, generator)
     sin, cos = angle.sin(), angle.cos()
     # y and x count from the box's middle, so they begin at minus its row and column.
     down = shapes.uniform(images, 0.25, 0.75, generator) * height + y[:, :, :1]

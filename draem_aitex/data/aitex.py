@@ -9,6 +9,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ FABRIC_FOLDERS: dict[str, str] = TABLES["fabric_folders"]  # fabric code to the 
 FOLDERS: dict[str, list[str]] = TABLES["role_folders"]  # of the official archives and of copies, in lower case
 SIMULATED_MARK = "simulated.json"  # the loom leaves this file in every folder it makes
 ROLL_HEIGHT, ROLL_WIDTH = 256, 4096  # pixels
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 _MASK_NAME = re.compile(r"(\d{4}_\d{2,3}_\d{2})_mask\d?")
 
@@ -66,7 +68,13 @@ def load_aitex(root: FilePath) -> Collection:
     names = {record.name for record in records}
     quirks += [f"{stem}: has a mask but no image; the mask is not used" for stem in sorted(masks) if stem not in names]
     source = "simulated fabric" if (root / SIMULATED_MARK).is_file() else "AITEX"
-    return Collection(root, source, records, quirks=tuple(quirks), **split_records(records))  # type: ignore[arg-type]
+    parts = split_records(records)
+    if source == "AITEX":
+        for part in ("train", "calibration"):
+            disputed = {record.name for record in parts[part]} & set(read_disputed())
+            parts[part] = tuple(record for record in parts[part] if record.name not in disputed)
+            quirks += [f"{name}: filed as normal, holds a defect; in no part" for name in sorted(disputed)]
+    return Collection(root, source, records, quirks=tuple(quirks), **parts)  # type: ignore[arg-type]
 
 
 def _pngs(root, folder_names, quirks):
@@ -162,6 +170,20 @@ def split_records(records: Iterable[Record]) -> dict[str, tuple[Record, ...]]:
 def read_manifest() -> list[dict[str, str]]:
     """The complete data set as shipped with the package: rows with `path`, `bytes`, `sha256` of 354 files."""
     return list(csv.DictReader(Path(__file__).with_name("aitex_manifest.csv").read_text().splitlines()))
+
+
+@cache
+def read_disputed() -> dict[str, list[Box]]:
+    """Where AITEX's filing or masks disagree with what a person sees: name of a roll to boxes on it.
+
+    A box is `(left, top, right, bottom)` in pixels, half open. `aitex_disputed.csv` says why for each. Decided by eye,
+    at rolls alone, before any score was looked at.
+    """
+    boxes: dict[str, list[Box]] = {}
+    for row in csv.DictReader(Path(__file__).with_name("aitex_disputed.csv").read_text().splitlines()):
+        left, top, right, bottom = (int(row[side]) for side in ("left", "top", "right", "bottom"))
+        boxes.setdefault(row["roll"], []).append((left, top, right, bottom))
+    return boxes
 
 
 def verify(root: FilePath) -> list[dict[str, str]]:

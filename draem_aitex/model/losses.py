@@ -25,6 +25,8 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for a range of 1; same place
 RECONSTRUCTION_WEIGHTS = {"l1": 0.7 * 0.8, "ssim": 0.7 * 0.2, "fft": 0.3}
 SEGMENTATION_WEIGHTS = {"bce": 0.5, "focal": 0.5}
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.75  # alpha: weight of anomalous pixels; normal ones weigh 1 - alpha
+BALANCE = 600.0  # pixels; the area from which on an anomaly's pixels weigh no more than normal ones
+BALANCE_WINDOW, BALANCE_MOST = 49, 10.0  # pixels to a side in which the area is counted; the greatest weight
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = FOCAL_GAMMA, alpha: 
     Raises `InputError` for other values of gamma and alpha.
     """
     logits, mask = _checked(logits=logits, mask=mask)
-    return _focal(F.binary_cross_entropy_with_logits(logits, mask, reduction="none"), mask, gamma, alpha)
+    return _focal(F.binary_cross_entropy_with_logits(logits, mask, reduction="none"), mask, gamma, alpha).mean()
 
 
 def _focal(cross_entropy, mask, gamma, alpha):
@@ -146,7 +148,26 @@ def _focal(cross_entropy, mask, gamma, alpha):
     loss = hard**gamma * cross_entropy
     if alpha is not None:
         loss = loss * ((1 - alpha) + (2 * alpha - 1) * mask)  # alpha where the mask is 1, 1 - alpha where it is 0
-    return loss.mean()
+    return loss
+
+
+def balance_weights(mask: Tensor, balance: float = BALANCE) -> Tensor:
+    """Weights of the pixels in the segmentation loss, so that a speck counts beside a stain: float32 `(B, C, H, W)`.
+
+    w = min(max((balance / a)^1/2, 1), 10) on anomalous pixels, a the mask's area in px within 24 px up, down and to the
+    sides, and 1 on normal ones. Summed over its pixels an anomaly of a px thus counts as (balance * a)^1/2 and not as
+    a. After blob loss (Kofler et al., arXiv 2205.08209), which averages over components; the window stands for them,
+    for it needs no search and works on a whole batch. mask: `(B, C, H, W)` of 0 and 1. balance: px; 0 weighs all 1.
+    """
+    down, across = (_box(length, mask) for length in mask.shape[-2:])
+    area = (down @ mask @ across).clamp_min(1)
+    return 1 + mask * ((balance / area).sqrt().clamp(1, BALANCE_MOST) - 1)
+
+
+def _box(length, like):
+    """Symmetric matrix `(length, length)`: 1 where two positions lie within half the window of each other."""
+    position = torch.arange(length, device=like.device)
+    return ((position[:, None] - position).abs() <= BALANCE_WINDOW // 2).to(like.dtype)
 
 
 def reconstruction_loss(reconstruction: Tensor, target: Tensor, weights: Weights = RECONSTRUCTION_WEIGHTS) -> LossParts:
@@ -160,16 +181,19 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor, weights: Weights
 
 def segmentation_loss(
     logits: Tensor, mask: Tensor, weights: Weights = SEGMENTATION_WEIGHTS, gamma: float = FOCAL_GAMMA,
-    alpha: float | None = FOCAL_ALPHA,
+    alpha: float | None = FOCAL_ALPHA, balance: float = BALANCE,
 ) -> LossParts:  # fmt: skip
-    """The weighted sum of BCE and focal loss; by default 0.5 * BCE + 0.5 * focal.
+    """The weighted sum of BCE and focal loss, small anomalies balanced; by default 0.5 * BCE + 0.5 * focal.
 
-    weights: of `bce` and `focal`, each 0 or more; gamma, alpha: see `focal_loss`. Returns `LossParts` with parts of
-    these names.
+    Both parts are means over all pixels of a pixel's loss times its weight, see `balance_weights`. weights: of `bce`
+    and `focal`, each 0 or more; gamma, alpha: see `focal_loss`; balance: px, see `balance_weights`. Returns `LossParts`
+    with parts of these names.
     """
     logits, mask = _checked(logits=logits, mask=mask)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")  # once, for both
-    return _combined({"bce": cross_entropy.mean(), "focal": _focal(cross_entropy, mask, gamma, alpha)}, weights)
+    weight = balance_weights(mask, balance)
+    parts = {"bce": cross_entropy, "focal": _focal(cross_entropy, mask, gamma, alpha)}
+    return _combined({name: (weight * part).mean() for name, part in parts.items()}, weights)
 
 
 def _combined(parts, weights):

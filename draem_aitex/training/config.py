@@ -66,7 +66,7 @@ class TrainConfig:
     preset: str | NetworkConfig = "compact"
     minutes: float | None = None
     steps: int | None = None
-    batch: int = 32
+    batch: int = 16
     crop: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 0.01

@@ -18,25 +18,38 @@ from draem_aitex.errors import InputError, check_number
 # Crops drawn evenly hardly ever show the selvedge, and its outermost columns only where a crop starts exactly there.
 EDGE_SHARE = 0.4  # of the crops lie at the fabric's left edge: half of these start on it, half within EDGE_COLUMNS
 EDGE_COLUMNS = 64
+# Fields that change slowly over a crop are drawn on so many positions along an axis and interpolated.
+KNOTS, TONE_KNOTS = 6, 3
 
 
 @dataclass(frozen=True)
 class NormalAugmentation:
-    """How normal fabric varies from recording to recording, beyond what the training rolls show.
+    """How normal fabric varies, from recording to recording and from place to place, beyond what training rolls show.
 
     AITEX's camera is a line scanner: each image row is one line of the sensor, and how far apart two rows lie on the
     fabric depends on how fast it moved. Rolls of one fabric differ by more than a factor of two in threads per row.
-    Raises `InputError` for values outside the ranges below.
+    Threads also wander, lie in bars of another density, and are lighter here than there. Crops that show it are *hard
+    normals*: without them whatever is not quite regular scores as high as a small defect. Raises `InputError` for
+    values outside the ranges below.
     """
 
     share: float = 0.5  # of the crops are stretched along the rows
     stretch: tuple[float, float] = (0.3, 1.9)  # roll rows per crop row, log-uniform between the two
+    wander_share: float = 0.5  # of the crops have threads that wander
+    wander: float = 3.0  # pixels; the displacement's standard deviation is uniform up to this; it changes over 25 px
+    bar_share: float = 0.25  # of the crops have a bar, 10 to 60 rows high, of another density of picks
+    density: float = 1.4  # greatest factor of that density, up or down, log-uniform
+    tone: float = 0.06  # standard deviation of a slow change of tone, as a part of the grey level
     contrast: float = 1.3  # greatest factor about the crop's mean, up or down, log-uniform
     brightness: float = 0.08  # greatest offset, up or down, uniform
 
     def __post_init__(self) -> None:
-        check_number("share", self.share, 0, 1, "a share from 0 to 1")
-        check_number("contrast", self.contrast, 1, expected="a factor of 1 or more")
+        for name in ("share", "wander_share", "bar_share"):
+            check_number(name, getattr(self, name), 0, 1, "a share from 0 to 1")
+        for name in ("density", "contrast"):
+            check_number(name, getattr(self, name), 1, expected="a factor of 1 or more")
+        check_number("wander", self.wander, 0, expected="0 pixels or more")
+        check_number("tone", self.tone, 0, 1, "a part from 0 to 1")
         check_number("brightness", self.brightness, 0, 1, "an offset from 0 to 1")
         if len(self.stretch) != 2 or not 0 < self.stretch[0] <= self.stretch[1] < math.inf:
             raise InputError(f"stretch: {self.stretch}; expected two numbers above 0, the smaller first")
@@ -89,6 +102,7 @@ class CropSampler:
         self.columns = self.strip.unfold(1, crop, 1)  # every stripe of a crop's width over all rows; also a view
         self.free = (widths - crop + 1).to(device)  # start columns that leave room for a crop, per roll
         self.first = (widths.cumsum(0) - widths).to(device)
+        self.spread = {count: _interpolation(count, crop).to(device) for count in (KNOTS, TONE_KNOTS)}
 
     def __call__(self, batch: int, generator: torch.Generator) -> torch.Tensor:
         """Draw crops: float32 `(batch, channels, crop, crop)` in [0, 1]. generator: on the sampler's device."""
@@ -106,32 +120,48 @@ class CropSampler:
         return crops[:, None].expand(-1, self.channels, -1, -1)
 
     def _varied(self, x, down, generator, augmentation):
-        """Crops from column x on, `down` (0 to 1) the roll, some stretched along the rows, contrast and tone varied."""
-        chance, much, contrast, brightness = torch.rand(4, len(x), generator=generator, device=x.device)
-        (low, high), height = self.stretch, self.strip.shape[0]
-        stretched = low * (high / low) ** much
-        scale = torch.where(chance < augmentation.share, stretched, torch.ones_like(stretched))
-        start = down * (height - 1 - (self.crop - 1) * scale)
-        start = torch.where(chance < augmentation.share, start, start.round())  # whole rows stay as they are
-        rows = start[:, None] + scale[:, None] * torch.arange(self.crop, device=x.device)
-        stripes = self.columns[:, x].transpose(0, 1).float()  # (B, height, crop)
-        crops = row_weights(rows, height) @ stripes / 255
+        """Crops from column x on, `down` (0 to 1) the roll: threads displaced, contrast and tone varied."""
+        stripes = self.columns[:, x].transpose(0, 1).float()[:, None]  # (B, 1, height, crop)
+        rows, columns = self._positions(len(x), down, generator, augmentation)
+        grid = torch.stack([2 * columns / (self.crop - 1) - 1, 2 * rows / (self.strip.shape[0] - 1) - 1], dim=-1)
+        read = torch.nn.functional.grid_sample
+        crops = read(stripes, grid, mode="bicubic", padding_mode="border", align_corners=True)[:, 0] / 255
+        crops = crops * (1 + augmentation.tone * self._slow(self._drawn((len(x), TONE_KNOTS, KNOTS), generator)))
+        contrast, brightness = torch.rand(2, len(x), 1, 1, generator=generator, device=x.device)
         mean = crops.mean((1, 2), keepdim=True)
         gain = augmentation.contrast ** (2 * contrast - 1)
-        offset = (2 * brightness - 1) * augmentation.brightness
-        return ((crops - mean) * gain[:, None, None] + mean + offset[:, None, None]).clamp(0, 1)
+        return ((crops - mean) * gain + mean + (2 * brightness - 1) * augmentation.brightness).clamp(0, 1)
+
+    def _positions(self, batch, down, generator, augmentation):
+        """Row of the roll and column of the stripe of each pixel of the crops: two tensors `(B, crop, crop)`."""
+        draws = torch.rand(8, batch, 1, generator=generator, device=down.device)
+        stretched, much, barred, dense, top, high, wanders, far = draws
+        (least, most), height = self.stretch, self.strip.shape[0]
+        scale = torch.where(stretched < augmentation.share, least * (most / least) ** much, 1.0)
+        at = torch.arange(self.crop, device=down.device).expand(batch, -1)
+        density = torch.where(barred < augmentation.bar_share, augmentation.density ** (2 * dense - 1), 1.0)
+        in_bar = (at - top * self.crop).clamp_min(0).minimum(10 + 50 * high)  # rows of it that lie above
+        rows = scale * (at + (density - 1) * in_bar)
+        rows = rows * ((height - 1) / rows[:, -1:]).clamp_max(1)  # a crop shows no more rows than there are
+        start = down[:, None] * (height - 1 - rows[:, -1:])
+        whole = (scale == 1) & (density == 1)
+        rows = rows + torch.where(whole, start.round(), start)  # whole rows stay as they are
+        knots = self._drawn((batch, 2, KNOTS, KNOTS), generator)
+        # Threads stay where they are at the crop's border, beyond which there may be none.
+        knots[:, :, [0, -1]], knots[..., [0, -1]] = 0, 0
+        moved = self._slow(knots * (augmentation.wander * far * (wanders < augmentation.wander_share))[..., None, None])
+        return rows[:, :, None] + moved[:, 0], at[:, None] + moved[:, 1]
+
+    def _drawn(self, shape, generator):
+        return torch.randn(shape, generator=generator, device=self.strip.device)
+
+    def _slow(self, knots):
+        """Values on a coarse grid `(..., n, m)`, interpolated smoothly to crops: `(..., crop, crop)`."""
+        down, across = (self.spread[count] for count in knots.shape[-2:])
+        return down @ knots @ across.T
 
 
-def row_weights(rows: torch.Tensor, height: int) -> torch.Tensor:
-    """Weights of an image's rows in a resampling at the positions `rows`, by cubic (Catmull-Rom) interpolation.
-
-    rows: float32 `(B, N)`, from 0 to height - 1. Returns float32 `(B, N, height)`; times an image `(B, height, W)` it
-    gives `(B, N, W)`. Rows beyond the image's border count as the outermost.
-    """
-    before = rows.floor()
-    t = rows - before
-    outer = ((1 - 0.5 * t) * t - 0.5) * t, (t - 1) * t * t / 2
-    inner = (1.5 * t - 2.5) * t * t + 1, ((2 - 1.5 * t) * t + 0.5) * t
-    four = torch.stack([outer[0], *inner, outer[1]], -1)
-    index = (before[..., None].long() + torch.arange(-1, 3, device=rows.device)).clamp(0, height - 1)
-    return torch.zeros(*rows.shape, height, device=rows.device).scatter_add_(2, index, four)
+def _interpolation(count, length):
+    """Matrix `(length, count)` that interpolates `count` values, the outermost at the borders, by cubics."""
+    each = torch.eye(count)[None, None]
+    return torch.nn.functional.interpolate(each, size=(length, count), mode="bicubic", align_corners=True)[0, 0]
