@@ -9,13 +9,14 @@ import csv
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from draem_aitex.data.images import image_size, read_image
-from draem_aitex.data.rolls import AITEX_NAME, MASK_THRESHOLD, NORMAL, PARTS, Collection, Record, read_mask
+from draem_aitex.data.rolls import AITEX_NAME, MASK_THRESHOLD, NORMAL, PARTS, Box, Collection, Record, read_mask
 from draem_aitex.errors import InputError
 from draem_aitex.files import FilePath, sha256
 
@@ -25,7 +26,6 @@ FABRIC_FOLDERS: dict[str, str] = TABLES["fabric_folders"]  # fabric code to the 
 FOLDERS: dict[str, list[str]] = TABLES["role_folders"]  # of the official archives and of copies, in lower case
 SIMULATED_MARK = "simulated.json"  # the loom leaves this file in every folder it makes
 ROLL_HEIGHT, ROLL_WIDTH = 256, 4096  # pixels
-Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 _MASK_NAME = re.compile(r"(\d{4}_\d{2,3}_\d{2})_mask\d?")
 
@@ -68,12 +68,12 @@ def load_aitex(root: FilePath) -> Collection:
     names = {record.name for record in records}
     quirks += [f"{stem}: has a mask but no image; the mask is not used" for stem in sorted(masks) if stem not in names]
     source = "simulated fabric" if (root / SIMULATED_MARK).is_file() else "AITEX"
-    parts = split_records(records)
     if source == "AITEX":
-        for part in ("train", "calibration"):
-            disputed = {record.name for record in parts[part]} & set(read_disputed())
-            parts[part] = tuple(record for record in parts[part] if record.name not in disputed)
-            quirks += [f"{name}: filed as normal, holds a defect; in no part" for name in sorted(disputed)]
+        records = tuple(replace(record, disputed=read_disputed().get(record.name, ())) for record in records)
+    parts = split_records(records)
+    used = {record for part in parts.values() for record in part}
+    unused = [record.path.name for record in records if record not in used]
+    quirks += [f"{name}: filed as normal, but holds a defect; in no part" for name in unused]
     return Collection(root, source, records, quirks=tuple(quirks), **parts)  # type: ignore[arg-type]
 
 
@@ -153,7 +153,8 @@ def split_records(records: Iterable[Record]) -> dict[str, tuple[Record, ...]]:
     """Split by roll and by name, without a seed, so that everyone has the same parts.
 
     Defect-free rolls: a number that ends in 4 is calibration, in 9 test, the others train. Defective rolls: a number
-    divisible by 4 is development (whatever is *chosen* on real defects is chosen there), the others test.
+    divisible by 4 is development (whatever is *chosen* on real defects is chosen there), the others test. Disputed
+    rolls among those to train on or to calibrate with are in no part.
 
     Returns a dict of part to tuple of records.
     """
@@ -163,7 +164,8 @@ def split_records(records: Iterable[Record]) -> dict[str, tuple[Record, ...]]:
             part = {4: "calibration", 9: "test"}.get(record.number % 10, "train")
         else:
             part = "development" if record.number % 4 == 0 else "test"
-        parts[part].append(record)
+        if not (record.disputed and part in ("train", "calibration")):
+            parts[part].append(record)
     return {part: tuple(found) for part, found in parts.items()}
 
 
@@ -173,16 +175,15 @@ def read_manifest() -> list[dict[str, str]]:
 
 
 @cache
-def read_disputed() -> dict[str, list[Box]]:
+def read_disputed() -> dict[str, tuple[Box, ...]]:
     """Where AITEX's filing or masks disagree with what a person sees: name of a roll to boxes on it.
 
-    A box is `(left, top, right, bottom)` in pixels, half open. `aitex_disputed.csv` says why for each. Decided by eye,
-    at rolls alone, before any score was looked at.
+    `aitex_disputed.csv` says why for each. Decided by eye, on the images alone, before any score was looked at.
     """
-    boxes: dict[str, list[Box]] = {}
+    boxes: dict[str, tuple[Box, ...]] = {}
     for row in csv.DictReader(Path(__file__).with_name("aitex_disputed.csv").read_text().splitlines()):
-        left, top, right, bottom = (int(row[side]) for side in ("left", "top", "right", "bottom"))
-        boxes.setdefault(row["roll"], []).append((left, top, right, bottom))
+        box = int(row["left"]), int(row["top"]), int(row["right"]), int(row["bottom"])
+        boxes[row["roll"]] = (*boxes.get(row["roll"], ()), box)
     return boxes
 
 

@@ -19,6 +19,7 @@ from draem_aitex.errors import InputError
 AITEX_NAME = re.compile(r"(\d{4})_(\d{2,3})_(\d{2})")  # number, defect code, fabric code
 NORMAL = "000"  # the defect code of a roll without a defect
 PARTS = ("train", "calibration", "development", "test")
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, half open
 MASK_THRESHOLD = 127  # a mask pixel counts as defect above this grey level; the edges are anti-aliased
 
 
@@ -27,7 +28,7 @@ class Record:
     """One roll on disk, known by its name alone.
 
     `number`, `defect` ("000" where there is none) and `fabric` are parsed from the file name; `masks` holds none, one
-    or several files.
+    or several files; `disputed` are boxes in which a person sees a defect that filing and masks do not know.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Record:
     defect: str
     fabric: str
     masks: tuple[Path, ...] = ()
+    disputed: tuple[Box, ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,7 +78,8 @@ class Collection:
 class Roll:
     """A loaded roll: image uint8 `(H, W)`, fabric edges (columns, half open), mask bool `(H, W)` or None.
 
-    `selvedges` are the parts of the fabric that are its border, see `find_selvedges`; looked for on first use.
+    `disputed`: see `Record`. `selvedges` are the parts of the fabric that are its border, see `find_selvedges`; looked
+    for on first use.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Roll:
     image: np.ndarray
     edges: Edges
     mask: np.ndarray | None
+    disputed: tuple[Box, ...] = ()
 
     @cached_property
     def selvedges(self) -> tuple[Edges, Edges]:
@@ -98,7 +102,7 @@ def load_roll(record: Record) -> Roll:
         edges = fabric_edges(image)
     except InputError as error:
         raise InputError(f"{record.path}: {error}") from None
-    return Roll(record.name, record.fabric, record.defect, image, edges, read_mask(record))
+    return Roll(record.name, record.fabric, record.defect, image, edges, read_mask(record), record.disputed)
 
 
 def load_rolls(records: Iterable[Record]) -> list[Roll]:

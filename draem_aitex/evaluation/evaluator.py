@@ -125,11 +125,15 @@ class Evaluation:
             return
         mask = roll.mask if roll.mask is not None else np.zeros(scores.shape, bool)
         giant = int(mask.sum()) >= figures.GIANT
-        labels, maxima = (patch_maxima(array, roll.edges) for array in (mask, scores))
+        boxes = np.zeros(scores.shape, bool)
+        for left, top, right, bottom in roll.disputed:
+            boxes[top:bottom, left:right] = True
+        labels, disputed = (patch_maxima(array, roll.edges).astype(bool) for array in (mask, boxes))
+        maxima = patch_maxima(scores, roll.edges).astype(float)
         mask_on, scores_on = mask[:, start:end], scores[:, start:end]
         self.pixels.setdefault((roll.fabric, giant), PixelHistogram()).add(scores_on, mask_on)
         counts = metrics.decision_counts(mask_on, scores_on > threshold)
-        found = (labels.astype(bool), maxima.astype(float), outcome.defects, len(outcome.false_positives), counts)
+        found = (labels, maxima, outcome.defects, len(outcome.false_positives), counts, disputed & ~labels)
         self.rolls.append(figures.RollResult(*what, True, giant, *found))
         for missed in [defect for defect in outcome.defects if not defect.hit]:
             title = f"{defect_name(missed.defect)}, {missed.pixels} px"

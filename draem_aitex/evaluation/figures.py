@@ -30,7 +30,8 @@ class RollResult(NamedTuple):
 
     judged is False for a defective roll without a mask, or with an empty one: it counts as a roll only, and what
     follows stays empty. giant: a mask of 100,000 px or more; labels: bool, scores: float64, of its patches, `(N,)`
-    each; false_positives: predicted regions on no defect; pixel_counts: as `metrics.decision_counts` gives them.
+    each; false_positives: predicted regions on no defect; pixel_counts: as `metrics.decision_counts` gives them;
+    disputed: bool `(N,)`, patches that count as normal although a person sees a defect there.
     """
 
     name: str
@@ -45,6 +46,7 @@ class RollResult(NamedTuple):
     defects: Sequence[DefectOutcome] = ()
     false_positives: int = 0
     pixel_counts: np.ndarray = np.zeros(4, np.int64)
+    disputed: np.ndarray = np.zeros(0, bool)
 
 
 Rolls = Sequence[RollResult]
@@ -130,10 +132,14 @@ def _pooled(rolls: Rolls, pixels: Pixels, threshold: float) -> dict[str, Any]:
     judged = [roll for roll in rolls if roll.judged]
     regions = sum(roll.false_positives for roll in judged)
     without_giants = _of_pixels(rolls, pixels, giants=False)
+    disputed = np.concatenate([np.zeros(0, bool), *(roll.disputed for roll in rolls)])
+    undisputed = _of_unit("patch", labels[~disputed], scores[~disputed], threshold)
     return {
         "rolls": len(rolls), "positive_rolls": sum(roll.defect != NORMAL for roll in rolls),
         "patches": len(labels), "positive_patches": int(labels.sum()), "normal_patches": int((~labels).sum()),
         "predicted_patches": int((scores > threshold).sum()), **_of_unit("patch", labels, scores, threshold),
+        "disputed_patches": int(disputed.sum()),
+        **{f"{name}_without_disputed": value for name, value in undisputed.items()},
         "patch_f1_max_upper_bound": metrics.f1_max_upper_bound(labels, scores),
         "fabric_columns": sum(roll.columns for roll in judged),
         "fabric_columns_in_no_patch": sum(r.columns % PATCH if len(r.labels) else r.columns for r in judged),
