@@ -194,3 +194,28 @@ def test_a_changed_byte_is_found(real, tmp_path, capsys):
     target.write_bytes(data)
     assert main(["verify", "--data", str(tmp_path)]) == 1
     assert f"altered  {name}" in capsys.readouterr().out
+
+
+def test_disputed_rolls_are_trained_on_and_calibrated_with_by_nobody(tmp_path):
+    """Filed as normal, with a bar that a person sees; on the loom's rolls the same names mean nothing."""
+    folder = tmp_path / "NODefect_images" / aitex.FABRIC_FOLDERS["02"]
+    for number in (11, 12):
+        write(folder / f"{number:04}_000_02.png", np.full((256, 4096), 90, np.uint8))
+    collection = aitex.load_aitex(tmp_path)
+    assert [record.name for record in collection.train] == ["0011_000_02"] and len(collection.records) == 2
+    assert by_name(collection)["0012_000_02"].disputed == ((245, 205, 4096, 252),)
+    assert any(
+        quirk == "0012_000_02.png: filed as normal, but holds a defect; in no part" for quirk in collection.quirks
+    )
+    (tmp_path / aitex.SIMULATED_MARK).write_text("{}")
+    assert len(aitex.load_aitex(tmp_path).train) == 2
+
+
+def test_disputed_boxes_lie_on_rolls_and_on_no_mask(real):
+    present = {record.name: record for record in real.records}
+    assert aitex.read_disputed() and all(name in present for name in aitex.read_disputed() if len(present) > 150)
+    for name in set(aitex.read_disputed()) & set(present):
+        roll = rolls.load_roll(present[name])
+        for left, top, right, bottom in roll.disputed:
+            assert 0 <= left < right <= roll.image.shape[1] and 0 <= top < bottom <= roll.image.shape[0]
+            assert roll.mask is None or not roll.mask[top:bottom, left:right].any()

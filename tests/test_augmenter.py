@@ -49,7 +49,7 @@ def test_shares_and_labels():
     assert 0.1 < (paired & touched).sum() / touched.sum() < 0.3 and not (paired & ~touched).any()
     assert ((batch.severity > 0) == (batch.kinds > 0)).all() and batch.severity.max() <= 1
     assert batch.name(int((~touched).nonzero()[0])) == "untouched"
-    first, second = batch.name(int(paired.nonzero()[0])).split(" + ")
+    first, second = batch.name(int((batch.kinds > 0).all(1).nonzero()[0])).split(" + ")
     assert {first, second} <= set(kinds.KINDS)
 
 
@@ -63,7 +63,8 @@ def test_nothing_moves_an_anomaly_away_from_its_mask():
 
 def test_weights_decide_how_often():
     batch = Augmenter(AugmenterConfig(0.0, 0.0, {"spot": 3.0, "hole": 1.0, "slip": 0.0}))(woven(400, 32), seeded())
-    assert 0.65 < (batch.kinds[:, 0] == 1).float().mean() < 0.85 and not (batch.kinds == 3).any()
+    first = batch.kinds[:, 0]
+    assert 0.65 < (first == 1).sum() / (first > 0).sum() < 0.85 and not (batch.kinds == 3).any()
 
 
 def test_a_large_batch_is_as_good_as_small_ones():
@@ -122,7 +123,7 @@ def test_where_a_kind_lands_is_random():
     """The batch's order tells nothing: first and last samples stay clean equally often."""
     images, augmenter, generator = woven(16, 32), Augmenter(AugmenterConfig(clean_share=0.5)), seeded()
     clean = sum((~augmenter(images, generator).corrupted).float() for _ in range(120)) / 120
-    assert clean.min() > 0.3 and clean.max() < 0.7
+    assert clean.max() - clean.min() < 0.35 and (clean[:8].mean() - clean[8:].mean()).abs() < 0.1
 
 
 def test_masks_are_as_small_as_real_defects():

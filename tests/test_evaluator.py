@@ -324,3 +324,19 @@ def test_a_threshold_is_the_detectors_or_given_or_of_another_rate(trained):
     detector.threshold = None
     with pytest.raises(InputError, match="not calibrated"):
         evaluate(detector, data.test, quiet=True)
+
+
+def test_disputed_patches_are_counted_with_and_without():
+    """A false positive where a person sees a defect: with it as it is filed, and without it."""
+    result = Evaluation(THRESHOLD)
+    mask, scores = np.zeros((256, 1024), bool), blank()
+    mask[10:20, 10:20] = True
+    scores[10:20, 10:20], scores[100, 700], scores[100, 900] = 0.8, 0.9, 0.7
+    result.add(replace(roll("0001_019_00", mask), disputed=((690, 90, 710, 110), (5, 5, 30, 30))), scores)
+    f = result.figures()
+    assert f["disputed_patches"] == 1, "a patch with mask pixels is not disputed"
+    assert (f["patch_false_positives"], f["patch_false_positives_without_disputed"]) == (2, 1)
+    assert f["patch_auroc"] == pytest.approx(2 / 3) and f["patch_auroc_without_disputed"] == 1
+    [row] = next(t for t in text_table.tables(f) if "no mask" in t.title).rows
+    assert row[:2] == ["without 1", "1.000"]
+    assert not any("no mask" in table.title for table in text_table.tables(judged_rolls().figures()))

@@ -30,15 +30,14 @@ import torch
 from torch import Generator, Tensor
 
 from draem_aitex.anomalies import shapes
+from draem_aitex.anomalies.changes import PITCH, contrast, mean, permuted, resampled, visibility
 from draem_aitex.errors import InputError, check_unit
 
 SMALLEST, LARGEST = 8, 6000  # pixels of area
-PITCH = 9  # pixels from thread to thread; AITEX's fabrics have 7 to 10
 MINIMUM_MASK = 4  # pixels
 # Least visibility, see `visibility`. A change of tone over many threads, and a line where threads do not meet, is seen
 # where a speck of the same strength is lost in the weave.
 VISIBLE, VISIBLE_OF = 0.9, {"slip": 0.5, "crease": 0.5, "stain": 0.6}
-TILE = 16  # pixels; the size of the pieces in which an image is permuted, at most a quarter of its side
 KINDS: dict[str, "Kind"] = {}
 MOVING = {"slip"}  # kinds that move the fabric and whatever lies on it, so they only ever come first on a sample
 Changed = tuple[Tensor, Tensor]  # images and masks
@@ -78,18 +77,6 @@ class Kind:
         seen = visibility(images, corrupted, masks, fabric) >= VISIBLE_OF.get(self.function.__name__, VISIBLE)
         kept = seen & (area >= MINIMUM_MASK)
         return torch.where(kept, corrupted, images), masks * kept
-
-
-def visibility(images: Tensor, corrupted: Tensor, masks: Tensor, fabric: Tensor) -> Tensor:
-    """How well an anomaly is seen: `(B, 1, 1, 1)`.
-
-    The root mean square change under the mask, in standard deviations of each image's own fabric; where the mask is
-    smaller than a square of one pitch, that times (area / pitch^2)^1/4, so that a speck of 8 px needs nearly twice the
-    contrast. Threads displaced by a whole pitch change little by this measure, as they do for the eye.
-    """
-    area = masks.sum((1, 2, 3), keepdim=True).clamp_min(1)
-    change = ((corrupted - images).square() * masks).mean(1, keepdim=True).sum((2, 3), keepdim=True) / area
-    return change.sqrt() / _deviation(images, fabric) * (area / PITCH**2).clamp_max(1) ** 0.25
 
 
 def kind(function: Callable[..., Changed]) -> Kind:
@@ -132,7 +119,7 @@ def perlin_texture(images: Tensor, fabric: Tensor, severity: Tensor, generator: 
     grain = shapes.noise(images, 8, 32, generator)
     procedural = shapes.uniform(images, 0.1, 0.9, generator) + grain * shapes.uniform(images, 0.1, 1, generator)
     chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
-    texture = torch.where(chosen < 1 / 3, other, torch.where(chosen < 2 / 3, procedural, _permuted(images, generator)))
+    texture = torch.where(chosen < 1 / 3, other, torch.where(chosen < 2 / 3, procedural, permuted(images, generator)))
     masks = shapes.close_gaps(passed * inside, PITCH)
     return torch.lerp(images, texture.clamp(0, 1), masks * (0.15 + 0.85 * severity)), masks
 
@@ -166,8 +153,8 @@ def thread(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generato
     turns = torch.sin(line.along * (2 * math.pi / shapes.log_uniform(images, 6, 60, generator)))  # of the yarn's twist
     profile = shapes.bell(line.distance / half).mul_(line.extent)
     gone = shapes.coin(images, 1 / 3, generator) * (0.4 + 0.6 * severity) * profile
-    flat = _mean(images, fabric) - images
-    tone = _contrast(images, fabric, severity, generator) * profile * (1 + 0.4 * turns)
+    flat = mean(images, fabric) - images
+    tone = contrast(images, fabric, severity, generator) * profile * (1 + 0.4 * turns)
     masks = ((line.distance.abs() < 1.2 * half.clamp_min(1)).float()).mul_((line.extent > 0.5).float())
     return images + gone * flat + tone, masks
 
@@ -191,8 +178,8 @@ def slip(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator)
     moved = shapes.rise(line.distance / step).sub_(0.5).mul_(amount)
     away = line.distance.abs()
     moved = moved.mul_(shapes.rise((line.half - line.along.abs()).div_(1 + away))).mul_((away / -decay).exp_())
-    slipped = _resampled(images, moved * line.down, moved * line.across, "border")
-    ajar = shapes.coin(images, 0.25, generator) * _contrast(images, fabric, 0.7 * severity, generator)
+    slipped = resampled(images, moved * line.down, moved * line.across, "border")
+    ajar = shapes.coin(images, 0.25, generator) * contrast(images, fabric, 0.7 * severity, generator)
     gap = shapes.bell(line.distance / shapes.uniform(images, 0.6, 2, generator)).mul_(line.extent)
     masks = (away <= 3).float().mul_((line.extent > 0.5).float())
     return slipped + ajar * gap, masks
@@ -209,7 +196,7 @@ def spot(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator)
     softness = shapes.uniform(images, 0.1, 0.6, generator) + 0.5 / half
     profile = shapes.rise((1 - squared - 1.2 * ragged) * (2 / softness))
     masks = shapes.close_gaps((profile > 0.4).float(), PITCH)
-    return images + _contrast(images, fabric, severity, generator) * profile, masks
+    return images + contrast(images, fabric, severity, generator) * profile, masks
 
 
 @kind
@@ -223,7 +210,7 @@ def stain(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator
     softness = shapes.uniform(images, 0.2, 1, generator)
     profile = shapes.rise((1 - squared - cloudy) * (1.5 / softness)).mul_(1 + cloudy)
     masks = shapes.close_gaps((profile > 0.35).float(), PITCH)
-    return images + _contrast(images, fabric, severity, generator, 0.4, 3) * profile, masks
+    return images + contrast(images, fabric, severity, generator, 0.4, 3) * profile, masks
 
 
 @kind
@@ -259,39 +246,6 @@ def hole(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator)
     return torch.lerp(images, background.expand_as(images), open_ * (0.3 + 0.7 * severity)) + rim, masks
 
 
-def _contrast(images, fabric, severity, generator, low=0.7, high=6):
-    """Signed contrast `(B, 1, 1, 1)`: severity, on a log scale, in standard deviations of each image's fabric.
-
-    AITEX's fuzzyballs are one to three of these darker than their fabric.
-    """
-    deviation = _deviation(images, fabric)
-    return low * (high / low) ** severity * deviation * shapes.sign(images, generator)
-
-
-def _deviation(images, fabric):
-    """Standard deviation over each image's fabric, 0.02 at least: `(B, 1, 1, 1)`."""
-    # The plain formula: torch's own std takes longer than all the rest of a kind.
-    variance = _mean(images * images, fabric) - _mean(images, fabric) ** 2
-    return variance.clamp_min(0.02**2).sqrt()
-
-
-def _mean(images, fabric):
-    """Mean over each image's fabric: `(B, 1, 1, 1)`."""
-    pixels = fabric.sum((1, 2, 3), keepdim=True).clamp_min(1) * images.shape[1]
-    return (images * fabric).sum((1, 2, 3), keepdim=True) / pixels
-
-
-def _permuted(images, generator):
-    """Each image cut in tiles, their rows and their columns shuffled; a remainder stays where it is."""
-    tile = max(1, min(TILE, *(length // 4 for length in images.shape[2:])))
-    for axis in (2, 3):
-        index = torch.arange(images.shape[axis], device=images.device)
-        tiles = index[: len(index) // tile * tile].view(-1, tile)
-        tiles.copy_(tiles[torch.randperm(len(tiles), generator=generator, device=images.device)])
-        images = images.index_select(axis, index)
-    return images
-
-
 def _pasted(images, fabric, severity, generator, smallest, largest, aspects):
     """A box filled with fabric from the middle half of the image, turned."""
     masks, y, x = shapes.draw_box(fabric, smallest, largest, aspects, generator)
@@ -301,19 +255,6 @@ def _pasted(images, fabric, severity, generator, smallest, largest, aspects):
     # y and x count from the box's middle, so they begin at minus its row and column.
     down = shapes.uniform(images, 0.25, 0.75, generator) * height + y[:, :, :1]
     across = shapes.uniform(images, 0.25, 0.75, generator) * width + x[..., :1]
-    turned = _resampled(images, (cos - 1) * y + (sin * x + down), -sin * y + ((cos - 1) * x + across))
-    tone = _contrast(images, fabric, severity, generator, 0.1, 1.5)
+    turned = resampled(images, (cos - 1) * y + (sin * x + down), -sin * y + ((cos - 1) * x + across))
+    tone = contrast(images, fabric, severity, generator, 0.1, 1.5)
     return torch.lerp(images, (turned + tone).clamp(0, 1), masks), shapes.close_gaps(masks, PITCH)
-
-
-def _resampled(images, down, across, beyond="reflection"):
-    """The images read `down` and `across` px beside each pixel, by bicubic interpolation."""
-    height, width = images.shape[-2:]
-    y = torch.arange(height, device=images.device)[:, None]
-    x = torch.arange(width, device=images.device)
-    grid = torch.empty(len(images), height, width, 2, device=images.device)
-    # Written in place: stacking two fields would take as long as all else here but the interpolation.
-    torch.add((2 * x + 1) / width - 1, across[:, 0], alpha=2 / width, out=grid[..., 0])
-    torch.add((2 * y + 1) / height - 1, down[:, 0], alpha=2 / height, out=grid[..., 1])
-    sample = torch.nn.functional.grid_sample
-    return sample(images, grid, mode="bicubic", padding_mode=beyond, align_corners=False)

@@ -37,7 +37,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT")
     parser.add_argument("--fabric", nargs="+", default=[], metavar="FF", help="fabric codes; all without it")
-    plain = "normal crops as they are, without other scanning speeds and other light"
+    plain = "normal crops as they are, without other scanning speeds, wandering threads and other light"
     parser.add_argument("--no-augmentation", action="store_true", help=plain)
     parser.add_argument("--as-recorded", action=Renamed, dest="no_augmentation", now="--no-augmentation")
     parser.add_argument("--seed", type=int, default=0)

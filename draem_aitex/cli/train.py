@@ -15,10 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--minutes", type=float, help="training time (default: 8)")
     budget.add_argument("--steps", type=int)
     parser.add_argument("--preset", default="compact", help="compact (default), or paper: as published, batch and all")
-    parser.add_argument("--batch", type=int, help="crops a step, on each device (compact: 32, paper: 8)")
+    parser.add_argument("--batch", type=int, help="crops a step, on each device (compact: 16, paper: 8)")
     parser.add_argument("--crop", type=int, metavar="PIXELS", help="side of the crops (compact: 128, paper: 256)")
     parser.add_argument("--learning-rate", type=float, help="at its highest (compact: 0.002, paper: 0.0001)")
-    often = "how often a kind of anomaly comes, against the others (default: slip=0.28, …)"
+    often = "how often a kind of anomaly comes, against the others (default: spot=0.3, …)"
     parser.add_argument("--mix", nargs="+", default=[], metavar="KIND=WEIGHT", help=often)
     which = "own (default): nine kinds for fabric; paper: the published one, needs --textures"
     parser.add_argument("--augmenter", choices=("own", "paper"), default="own", help=which)

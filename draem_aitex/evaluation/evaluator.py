@@ -133,8 +133,8 @@ class Evaluation:
         mask_on, scores_on = mask[:, start:end], scores[:, start:end]
         self.pixels.setdefault((roll.fabric, giant), PixelHistogram()).add(scores_on, mask_on)
         counts = metrics.decision_counts(mask_on, scores_on > threshold)
-        found = (labels, maxima, outcome.defects, len(outcome.false_positives), counts, disputed & ~labels)
-        self.rolls.append(figures.RollResult(*what, True, giant, *found))
+        found = (labels, maxima, outcome.defects, len(outcome.false_positives), counts)
+        self.rolls.append(figures.RollResult(*what, True, giant, *found, disputed & ~labels))
         for missed in [defect for defect in outcome.defects if not defect.hit]:
             title = f"{defect_name(missed.defect)}, {missed.pixels} px"
             self.missed.append(case(roll, scores, *missed.centroid, title, missed.score))
