@@ -29,6 +29,7 @@ from draem_aitex.evaluation import metrics
 from draem_aitex.model.draem import PRESETS
 from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.loop import train_networks
+from draem_aitex.training.sampler import NormalAugmentation
 
 SMALL = 100  # mask pixels; patches with fewer are counted by themselves
 BROKEN_PICK = "010"
@@ -40,14 +41,14 @@ RECORDS = {
 }
 NETWORKS = {
     "compact": {},
-    "three levels in both": {"discriminative": [16, 32, 64]},
-    "four levels in both": {"reconstructive": [16, 32, 64, 128]},
-    "convolution behind upsampling": {"up_convolution": True},
+    "plain blocks in both": {"reconstructive": [16, 32, 64], "reconstructive_block": "plain"},
+    "residual blocks in both": {"discriminative_block": "residual", "residual": [1, 1, 1, 4]},
 }
 RECIPE = {
     "default recipe": {},
     "no augmentation": {"normal_augmentation": None},
-    "half of the mix slips": {"mix": {"slip": 0.72}},
+    "no hard normals": {"normal_augmentation": {"wander_share": 0, "bar_share": 0, "tone": 0}},
+    "more slips, fewer spots": {"mix": {"slip": 0.3, "spot": 0.2}},
 }
 
 
@@ -80,6 +81,8 @@ def configuration(of, settings, minutes, seed):
     if of == "recipe":
         changed = dict(settings)
         mix = {**AugmenterConfig().weights, **changed.pop("mix", {})}
+        if isinstance(normal := changed.get("normal_augmentation"), dict):
+            changed["normal_augmentation"] = NormalAugmentation(**normal)
         return TrainConfig(minutes=minutes, seed=seed, augmenter=AugmenterConfig(weights=mix), **changed)
     changed = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     return TrainConfig(minutes=minutes, seed=seed, preset=replace(PRESETS["compact"], **changed))

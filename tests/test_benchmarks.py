@@ -308,8 +308,9 @@ def test_the_ablations_recipes_differ():
     groups = ablation.groups("recipe")
     configurations = [ablation.configuration("recipe", settings, 3.0, 0) for settings in groups.values()]
     assert configurations[0] == TrainConfig(minutes=3.0) and configurations[1].normal_augmentation is None
-    weights = configurations[2].augmenter.weights
-    assert weights["slip"] == pytest.approx(0.5 * sum(weights.values()))
+    assert configurations[2].normal_augmentation == NormalAugmentation(wander_share=0, bar_share=0, tone=0)
+    weights = configurations[3].augmenter.weights
+    assert weights["slip"] == 0.3 and weights["spot"] == 0.2
     assert json.loads(json.dumps(groups)) == groups
 
 
