@@ -111,7 +111,7 @@ def test_info_says_what_a_checkpoint_is_and_loading_says_the_first_lines(checkpo
     content = load_checkpoint(kept)
     first = headline(content)
     assert card.startswith("# kept.pt\n") and all(f"{line}.  \n" in card for line in first)
-    assert "0.50 M weights, trained on simulated fabric" in first[0]
+    assert "1.78 M weights, trained on simulated fabric" in first[0]
     assert first[1].startswith("3 steps in ") and "seed 0, 20" in first[1] and first[2].startswith("test rolls: patch")
     assert "| | development rolls | test rolls |" in card and "Split by roll: 2 train, 1 calibration" in card
     assert "`python -m draem_aitex train --data DIR --out model.pt --steps 3`" in card

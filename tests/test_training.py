@@ -399,7 +399,7 @@ def command(small_set, path, *more):
 def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(small_set, tmp_path):
     """kill -9, three times, wherever it happens to hit; the file is always whole, the end always the same."""
     whole, killed = tmp_path / "whole.pt", tmp_path / "killed.pt"
-    more, one_thread = ["--steps", "200", "--save-seconds", "0"], {**os.environ, "OMP_NUM_THREADS": "1"}
+    more, one_thread = ["--steps", "400", "--save-seconds", "0"], {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command(small_set, whole, *more), check=True, capture_output=True, env=one_thread)
     reached = 0
     for further, patience in ((1, 0.0), (30, 0.013), (40, 0.007)):
@@ -416,10 +416,10 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(small_se
         assert not content["finished"]
     subprocess.run(command(small_set, killed, *more), check=True, capture_output=True, env=one_thread)
     first, second = load_checkpoint(whole), load_checkpoint(killed)
-    assert first["steps"] == second["steps"] == 200
+    assert first["steps"] == second["steps"] == 400
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
     logs = [[{**row, "seconds": 0} for row in content["log"]] for content in (first, second)]
-    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(25, 201, 25))
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(25, 401, 25))
     assert sorted(path.name for path in tmp_path.glob("*killed*")) == ["killed.log.csv", "killed.pt"]
 
 
@@ -444,7 +444,8 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(small_set, tmp_pa
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
+    assert done.returncode == 2 and len(errors) == 1, done.stderr
     assert "other.pt: not written" in done.stderr and "make room" in done.stderr
     assert [entry.name for entry in tmp_path.iterdir() if "other" in entry.name] == []
     with pytest.raises(InputError, match="not written"):

@@ -137,9 +137,11 @@ class CropSampler:
         draws = torch.rand(8, batch, 1, generator=generator, device=down.device)
         stretched, much, barred, dense, top, high, wanders, far = draws
         (least, most), height = self.stretch, self.strip.shape[0]
-        scale = torch.where(stretched < augmentation.share, least * (most / least) ** much, 1.0)
+        scale = torch.where(stretched < augmentation.share, least * (most / least) ** much, torch.ones_like(much))
         at = torch.arange(self.crop, device=down.device).expand(batch, -1)
-        density = torch.where(barred < augmentation.bar_share, augmentation.density ** (2 * dense - 1), 1.0)
+        density = torch.where(
+            barred < augmentation.bar_share, augmentation.density ** (2 * dense - 1), torch.ones_like(dense)
+        )
         in_bar = (at - top * self.crop).clamp_min(0).minimum(10 + 50 * high)  # rows of it that lie above
         rows = scale * (at + (density - 1) * in_bar)
         rows = rows * ((height - 1) / rows[:, -1:]).clamp_max(1)  # a crop shows no more rows than there are
@@ -148,7 +150,8 @@ class CropSampler:
         rows = rows + torch.where(whole, start.round(), start)  # whole rows stay as they are
         knots = self._drawn((batch, 2, KNOTS, KNOTS), generator)
         # Threads stay where they are at the crop's border, beyond which there may be none.
-        knots[:, :, [0, -1]], knots[..., [0, -1]] = 0, 0
+        for border in (knots[:, :, 0], knots[:, :, -1], knots[..., 0], knots[..., -1]):
+            border.zero_()
         moved = self._slow(knots * (augmentation.wander * far * (wanders < augmentation.wander_share))[..., None, None])
         return rows[:, :, None] + moved[:, 0], at[:, None] + moved[:, 1]
 
