@@ -66,6 +66,7 @@ def train(
     if "on_log" not in options and "ipykernel" in sys.modules and not quiet:
         from draem_aitex.training import live  # with matplotlib
 
+        check_parts(data)
         figure = live.LiveFigure(live.fixed_sample(load_rolls(data.train[:2]), config, device))
         options = {"log_every": 10, **options, "on_log": figure.follow}
     result = run(data, config, checkpoint, device, quiet=quiet, **options)
