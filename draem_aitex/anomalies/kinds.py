@@ -15,10 +15,10 @@ A kind is a function `(images, fabric, severity, generator) -> (corrupted, masks
   are closed, so that a mask is a band and not a comb
 
 `@kind` registers a function in `KINDS` under its name. A registered kind checks its arguments, changes nothing off the
-fabric, keeps values in [0, 1], and corrupts a sample with a mask of 4 px or more or else leaves it exactly as it was,
-with an empty mask. To add a kind, write a function under that one line; severity reaches it as `(B, 1, 1, 1)`, ready to
-be multiplied with images. A fifth parameter named `foreign` is given other images of the batch to take fabric from (a
-batch of one has only itself).
+fabric, keeps values in [0, 1], and corrupts a sample so that it can be seen (`VISIBLE`), with a mask of 4 px or more,
+or else leaves it exactly as it was, with an empty mask. To add a kind, write a function under that one line; severity
+reaches it as `(B, 1, 1, 1)`, ready to be multiplied with images. A fifth parameter named `foreign` is given other
+images of the batch to take fabric from (a batch of one has only itself).
 """
 
 import inspect
@@ -73,9 +73,8 @@ class Kind:
         if found != wanted:
             raise InputError(f"{self.function.__name__}: returned shapes {found}; expected {wanted}; correct the kind")
         masks, corrupted = masks * fabric, torch.lerp(images, corrupted.clamp(0, 1), fabric)
-        area = masks.sum((1, 2, 3), keepdim=True)
         seen = visibility(images, corrupted, masks, fabric) >= VISIBLE_OF.get(self.function.__name__, VISIBLE)
-        kept = seen & (area >= MINIMUM_MASK)
+        kept = seen & (masks.sum((1, 2, 3), keepdim=True) >= MINIMUM_MASK)
         return torch.where(kept, corrupted, images), masks * kept
 
 
