@@ -20,6 +20,7 @@ from matplotlib.image import AxesImage
 from draem_aitex.errors import InputError
 
 WIDTH = 10  # inches
+SAMPLE = ("normal", "corrupted", "reconstruction", "prediction", "ground truth")  # columns of the course's figure
 DEFECT, PREDICTED, EDGE = "#00c853", "#29b6f6", "#ffab00"  # outlines: ground truth, prediction, edges of the fabric
 Images = Sequence[np.ndarray]
 Mask = np.ndarray | None
@@ -66,6 +67,34 @@ def show_crops(
     for axis, crop, title, mask in zip(axes.flat, crops, titles or repeat(""), masks or repeat(None), strict=False):
         draw_image(axis, crop, title, scale=limits)
         _mark(axis, mask, DEFECT, crop)
+    return figure
+
+
+def show_samples(columns: Mapping[str, Images], rows: Titles = None) -> Figure:
+    """The course's standard figure: one row a sample, by default the columns of `SAMPLE`.
+
+    Two pixels of the figure, at its own resolution, for each pixel of an image, since texture does not survive anything
+    else. columns: title to one image a sample, `(H, W)` in [0, 1], all of one size; those whose title begins with
+    "prediction" are drawn as anomaly maps, with a colour bar. rows: names of the samples, on the left. Raises
+    `InputError` where shapes differ.
+    """
+    (name, first), *_ = columns.items()
+    (height, width), dpi, gap, left, right, top = np.shape(first[0]), 100, 8, 24, 72, 26  # pixels
+    size = np.array([left + len(columns) * (2 * width + gap) + right, top + len(first) * (2 * height + gap)])
+    figure = Figure(figsize=size / dpi, dpi=dpi)
+    for across, (title, images) in enumerate(columns.items()):
+        for down, image in enumerate(images):
+            check_shapes(first[0], image, f"{name} and {title}")
+            x, y = left + across * (2 * width + gap), size[1] - top - 2 * height - down * (2 * height + gap)
+            axis = figure.add_axes((*([x, y] / size), *([2 * width, 2 * height] / size)))
+            draw = draw_map if title.startswith("prediction") else draw_image
+            shown = draw(axis, image, "" if down else title)
+            shown.set_interpolation("nearest")
+            if rows and not across:
+                axis.set_ylabel(rows[down], fontsize=9)
+            if draw is draw_map and not down:
+                bar = figure.add_axes((*([size[0] - right, y] / size), *([14, 2 * height] / size)))
+                figure.colorbar(shown, cax=bar, label="prediction: probability of an anomaly")
     return figure
 
 

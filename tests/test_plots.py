@@ -27,6 +27,7 @@ FIGURES = {
     "crops": lambda: plots.show_crops(CROPS, list("abcde"), [c > 0.9 for c in CROPS]),
     "rows": lambda: plots.show_rows({"a": CROPS, "b": CROPS, "c": CROPS, "d": CROPS}, list("abcde")),
     "augmented": lambda: plots.show_augmented(CROPS, CROPS, [c > 0.9 for c in CROPS], list("abcde")),
+    "samples": lambda: plots.show_samples(dict.fromkeys(plots.SAMPLE, CROPS[:2]), ["a", "b"]),
     "map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024)),
     "zoomed map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024), zoom=(400, 700)),
     "maps compared": lambda: plots.show_maps_compared(ROLL, {"a": MAP, "b": MAP}, MASK, {"a": 0.5, "b": 0.1}),
@@ -60,6 +61,20 @@ def test_a_map_has_one_fixed_scale():
         assert figure.axes[1].images[0].get_clim() == (0, 1)
         sample = charts.plot_training(LOG, {"predicted mask": figure.axes[1].images[0].get_array()[:, :64]})
         assert sample.subfigs[1].axes[0].images[0].get_clim() == (0, 1)
+
+
+def test_the_standard_figure_has_two_pixels_for_each_pixel_of_an_image():
+    figure = plots.show_samples(dict.fromkeys(plots.SAMPLE, CROPS[:2]))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    drawn = cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    images = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title() for axis in images if axis.get_title()] == list(plots.SAMPLE)
+    for row, axis in zip(CROPS[:2], images[:2], strict=True):
+        box = axis.get_window_extent()
+        left, top = round(box.x0), drawn.shape[0] - round(box.y1)
+        inside = drawn[top : top + 128, left : left + 128][4:-4, 4:-4]  # an axis has a frame
+        assert np.abs(inside / 255 - row.repeat(2, 0).repeat(2, 1)[4:-4, 4:-4]).max() < 0.01
 
 
 def test_compared_maps_put_every_threshold_at_one_half():
@@ -110,6 +125,7 @@ def test_overlay_reddens_what_scores_and_leaves_the_rest():
     [
         lambda: plots.show_map(ROLL, MAP[:, :-1]),
         lambda: plots.show_rolls([ROLL], masks=[MASK[:-1]]),
+        lambda: plots.show_samples({"normal": CROPS, "corrupted": [CROPS[0][:-1]]}),
         lambda: charts.plot_roc_pr([True, True], [0.1, 0.2]),
         lambda: charts.plot_losses_table(["L1"], ["blur"], np.ones((2, 2))),
         lambda: regions.overlay(ROLL, MAP[:-1], 0.5),
