@@ -80,20 +80,20 @@ def show_samples(columns: Mapping[str, Images], rows: Titles = None) -> Figure:
     """
     (name, first), *_ = columns.items()
     (height, width), dpi, gap, left, right, top = np.shape(first[0]), 100, 8, 24, 72, 26  # pixels
-    size = np.array([left + len(columns) * (2 * width + gap) + right, top + len(first) * (2 * height + gap)])
-    figure = Figure(figsize=size / dpi, dpi=dpi)
+    size = (left + len(columns) * (2 * width + gap) + right, top + len(first) * (2 * height + gap))
+    figure = Figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi)
     for across, (title, images) in enumerate(columns.items()):
         for down, image in enumerate(images):
             check_shapes(first[0], image, f"{name} and {title}")
             x, y = left + across * (2 * width + gap), size[1] - top - 2 * height - down * (2 * height + gap)
-            axis = figure.add_axes((*([x, y] / size), *([2 * width, 2 * height] / size)))
+            axis = figure.add_axes((x / size[0], y / size[1], 2 * width / size[0], 2 * height / size[1]))
             draw = draw_map if title.startswith("prediction") else draw_image
             shown = draw(axis, image, "" if down else title)
             shown.set_interpolation("nearest")
             if rows and not across:
                 axis.set_ylabel(rows[down], fontsize=9)
             if draw is draw_map and not down:
-                bar = figure.add_axes((*([size[0] - right, y] / size), *([14, 2 * height] / size)))
+                bar = figure.add_axes((1 - right / size[0], y / size[1], 14 / size[0], 2 * height / size[1]))
                 figure.colorbar(shown, cax=bar, label="prediction: probability of an anomaly")
     return figure
 
