@@ -19,7 +19,7 @@ from matplotlib.image import AxesImage
 
 from draem_aitex.errors import InputError
 
-WIDTH = 10  # inches
+WIDTH, DPI = 10, 100  # inches; pixels an inch
 SAMPLE = ("normal", "corrupted", "reconstruction", "prediction", "ground truth")  # columns of the course's figure
 DEFECT, PREDICTED, EDGE = "#00c853", "#29b6f6", "#ffab00"  # outlines: ground truth, prediction, edges of the fabric
 Images = Sequence[np.ndarray]
@@ -32,41 +32,53 @@ Scale = tuple[float, float]  # lowest and highest value
 
 
 def show_rolls(
-    rolls: Images, titles: Titles = None, edges: Sequence[tuple[int, int]] | None = None, masks: Masks = None
-) -> Figure:
+    rolls: Images, titles: Titles = None, edges: Sequence[tuple[int, ...]] | None = None, masks: Masks = None,
+    zoom: tuple[int, int] | None = None,
+) -> Figure:  # fmt: skip
     """Rolls one above the other, the edges of the fabric as lines, a ring around every defect.
 
-    rolls: uint8 `(H, W)` each; edges: `(start, end)` in columns; masks: bool `(H, W)` or None. Raises `InputError` for
-    a mask of another shape than its roll.
+    rolls: uint8 `(H, W)` each; edges: columns of each, such as `(start, end)`; masks: bool `(H, W)` or None. zoom:
+    `(roll, first column)` of 512 columns that are drawn below, two pixels of the figure for each of theirs, with the
+    defects outlined. Raises `InputError` for a mask of another shape than its roll.
     """
-    figure, axes = panels(WIDTH, 0.95 * len(rolls) + 0.3, len(rolls))
-    parts = zip(axes.flat, rolls, titles or repeat(""), edges or repeat(()), masks or repeat(None), strict=False)
-    for axis, roll, title, columns, mask in parts:
+    titles, edges, masks = titles or [""] * len(rolls), edges or [()] * len(rolls), masks or [None] * len(rolls)
+    band, below = 92, 540 if zoom else 0  # pixels
+    figure = Figure(figsize=(1040 / DPI, (band * len(rolls) + below) / DPI), dpi=DPI)
+    size = figure.get_size_inches() * DPI
+    for row, (roll, title, columns, mask) in enumerate(zip(rolls, titles, edges, masks, strict=True)):
+        axis = figure.add_axes((8 / size[0], 1 - (band * row + 90) / size[1], 1024 / size[0], 64 / size[1]))
         draw_roll(axis, roll, title)
         _mark(axis, mask, DEFECT, roll, ring=True)
         for column in columns:
             axis.axvline(min(column, roll.shape[1] - 1), color=EDGE, linewidth=1.5)
+        if zoom and zoom[0] == row:
+            part = np.s_[:256, zoom[1] : zoom[1] + 512]
+            axis.indicate_inset((zoom[1], 0, 512, roll.shape[0] - 1), edgecolor=PREDICTED, linewidth=2, alpha=1)
+            inset = figure.add_axes((8 / size[0], 4 / size[1], 1024 / size[0], 512 / size[1]))
+            draw_roll(inset, roll[part], f"columns {zoom[1]} to {zoom[1] + 512}").set_interpolation("nearest")
+            _mark(inset, None if mask is None else mask[part], DEFECT, roll[part])
     return figure
 
 
 def show_crops(
-    crops: Images, titles: Titles = None, masks: Masks = None, columns: int = 4, scale: float | Scale = 1
+    crops: Images, titles: Titles = None, masks: Masks = None, columns: int = 4, scale: float | Scale = 1, bar: str = ""
 ) -> Figure:
-    """A grid of crops on one fixed scale, masks as outlines.
+    """A grid of crops on one fixed scale, masks as outlines; two pixels of the figure for each pixel of a crop.
 
-    crops: `(H, W)` each; masks: bool `(H, W)` or None; scale: `(lowest, highest)` value, or the highest alone. Raises
-    `InputError` for a mask of another shape than its crop.
+    crops: `(H, W)` each, of one size; masks: bool `(H, W)` or None; scale: `(lowest, highest)` value, or the highest
+    alone; bar: label of a colour bar, none without it. Raises `InputError` where shapes differ.
     """
     limits = scale if isinstance(scale, tuple) else (0, scale)
     columns = min(columns, len(crops))
-    rows = -(-len(crops) // columns)
-    side = WIDTH / max(columns, 4)
-    figure, axes = panels(side * columns, (side + 0.25) * rows, rows, columns)
+    figure, axes = _tiles(crops[0], -(-len(crops) // columns), columns, under=28, right=72 if bar else 8)
     for axis in axes.flat[len(crops) :]:
         axis.set_axis_off()
     for axis, crop, title, mask in zip(axes.flat, crops, titles or repeat(""), masks or repeat(None), strict=False):
-        draw_image(axis, crop, title, scale=limits)
+        check_shapes(crops[0], crop, "the first crop and another")
+        shown = _draw_tile(axis, crop, title, scale=limits)
         _mark(axis, mask, DEFECT, crop)
+    if bar:
+        _add_bar(figure, axes[0, -1], shown, bar)
     return figure
 
 
@@ -79,22 +91,17 @@ def show_samples(columns: Mapping[str, Images], rows: Titles = None) -> Figure:
     `InputError` where shapes differ.
     """
     (name, first), *_ = columns.items()
-    (height, width), dpi, gap, left, right, top = np.shape(first[0]), 100, 8, 24, 72, 26  # pixels
-    size = (left + len(columns) * (2 * width + gap) + right, top + len(first) * (2 * height + gap))
-    figure = Figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi)
-    for across, (title, images) in enumerate(columns.items()):
-        for down, image in enumerate(images):
+    predicted = any(title.startswith("prediction") for title in columns)
+    figure, axes = _tiles(first[0], len(first), len(columns), left=24 if rows else 8, right=72 if predicted else 8)
+    for own, (title, images) in zip(axes.T, columns.items(), strict=True):
+        colours = "magma" if title.startswith("prediction") else "gray"
+        for down, (axis, image) in enumerate(zip(own, images, strict=True)):
             check_shapes(first[0], image, f"{name} and {title}")
-            x, y = left + across * (2 * width + gap), size[1] - top - 2 * height - down * (2 * height + gap)
-            axis = figure.add_axes((x / size[0], y / size[1], 2 * width / size[0], 2 * height / size[1]))
-            draw = draw_map if title.startswith("prediction") else draw_image
-            shown = draw(axis, image, "" if down else title)
-            shown.set_interpolation("nearest")
-            if rows and not across:
-                axis.set_ylabel(rows[down], fontsize=9)
-            if draw is draw_map and not down:
-                bar = figure.add_axes((1 - right / size[0], y / size[1], 14 / size[0], 2 * height / size[1]))
-                figure.colorbar(shown, cax=bar, label="prediction: probability of an anomaly")
+            shown = _draw_tile(axis, image, "" if down else title, colours=colours)
+        if colours == "magma":
+            _add_bar(figure, axes[0, -1], shown, "prediction: probability of an anomaly")
+    for axis, row in zip(axes[:, 0], rows or (), strict=False):
+        axis.set_ylabel(row, fontsize=9)
     return figure
 
 
@@ -106,15 +113,39 @@ def show_augmented(before: Images, after: Images, masks: Images, titles: Titles 
 def show_rows(rows: Mapping[str, Images], titles: Titles = None) -> Figure:
     """Named rows of images, one above the other; `(H, W)` in [0, 1] each. Raises `InputError` where shapes differ."""
     first, *_ = rows.values()
-    figure, axes = panels(WIDTH, (len(rows) + 0.1) * WIDTH / max(len(first), 4), len(rows), len(first))
+    figure, axes = _tiles(first[0], len(rows), len(first), left=24)
     for own, (name, images) in zip(axes, rows.items(), strict=True):
-        for axis, image, above in zip(own, images, first, strict=True):
-            check_shapes(above, image, f"{next(iter(rows))} and {name}")
-            draw_image(axis, image)
+        for axis, image in zip(own, images, strict=True):
+            check_shapes(first[0], image, f"{next(iter(rows))} and {name}")
+            _draw_tile(axis, image)
         own[0].set_ylabel(name, fontsize=10)
     for axis, title in zip(axes[0], titles or (), strict=False):
         axis.set_title(title, fontsize=9)
     return figure
+
+
+def _tiles(image, rows, columns, left=8, right=8, under=8):
+    """A figure and its axes `(rows, columns)`, each with two pixels for every pixel of `image`; margins in pixels."""
+    (height, width), gap, top = np.multiply(2, np.shape(image)), 8, 26
+    across, down = left + columns * (width + gap) - gap + right, top + rows * (height + under)
+    figure = Figure(figsize=(across / DPI, down / DPI), dpi=DPI)
+    axes = np.empty((rows, columns), object)
+    for row, column in np.ndindex(axes.shape):
+        x, y = left + column * (width + gap), down - top - height - row * (height + under)
+        axes[row, column] = figure.add_axes((x / across, y / down, width / across, height / down))
+    return figure, axes
+
+
+def _draw_tile(axis, image, title="", **how):
+    shown = draw_image(axis, image, title, **how)
+    shown.set_interpolation("nearest")
+    return shown
+
+
+def _add_bar(figure, axis, shown, label):
+    """A colour bar beside an axis at the figure's right, as high as the axis."""
+    box, pixel = axis.get_position(), 1 / figure.get_size_inches()[0] / DPI
+    figure.colorbar(shown, cax=figure.add_axes((box.x1 + 8 * pixel, box.y0, 14 * pixel, box.height)), label=label)
 
 
 def show_map(

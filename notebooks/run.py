@@ -65,6 +65,7 @@ def run(path, target):
         bar.close()
     seconds = time.monotonic() - started
     clean(notebook)
+    describe(notebook, seconds)
     if succeeded or target != path:
         temporary = target.with_name(f".{target.name}.tmp")
         nbformat.write(notebook, temporary)
@@ -95,6 +96,17 @@ def clean(notebook):
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+
+
+def describe(notebook, seconds):
+    """Write what the run took into the opening, and the caption behind each figure into it, as its alt text."""
+    for cell in notebook.cells[:3]:
+        cell.source = re.sub(r"\d+\.\d (?=minutes on two CPU cores)", f"{seconds / 60:.1f} ", cell.source)
+    for cell, following in zip(notebook.cells, notebook.cells[1:], strict=False):
+        caption = re.match(r"\*Figure: (.+?)\*(\n|$)", following.source)
+        for output in cell.get("outputs", []):
+            if caption and "image/png" in output.get("data", {}):
+                output.metadata["image/png"] = {"alt": caption[1]}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ LOG = [
 FIGURES = {
     "rolls": lambda: plots.show_rolls([ROLL, ROLL], ["a", "b"], [(10, 1024), (0, 900)], [MASK, None]),
     "crops": lambda: plots.show_crops(CROPS, list("abcde"), [c > 0.9 for c in CROPS]),
+    "crops on a scale of their own": lambda: plots.show_crops(CROPS, scale=(-1, 1), bar="noise"),
+    "a roll and some columns of it": lambda: plots.show_rolls([ROLL], masks=[MASK], zoom=(0, 400)),
     "rows": lambda: plots.show_rows({"a": CROPS, "b": CROPS, "c": CROPS, "d": CROPS}, list("abcde")),
     "augmented": lambda: plots.show_augmented(CROPS, CROPS, [c > 0.9 for c in CROPS], list("abcde")),
     "samples": lambda: plots.show_samples(dict.fromkeys(plots.SAMPLE, CROPS[:2]), ["a", "b"]),
@@ -70,11 +72,18 @@ def test_the_standard_figure_has_two_pixels_for_each_pixel_of_an_image():
     drawn = cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_GRAYSCALE)
     images = [axis for axis in figure.axes if axis.images]
     assert [axis.get_title() for axis in images if axis.get_title()] == list(plots.SAMPLE)
-    for row, axis in zip(CROPS[:2], images[:2], strict=True):
+    for row, axis in zip(CROPS[:2], images[:: len(plots.SAMPLE)], strict=True):
         box = axis.get_window_extent()
         left, top = round(box.x0), drawn.shape[0] - round(box.y1)
         inside = drawn[top : top + 128, left : left + 128][4:-4, 4:-4]  # an axis has a frame
         assert np.abs(inside / 255 - row.repeat(2, 0).repeat(2, 1)[4:-4, 4:-4]).max() < 0.01
+
+
+def test_a_roll_is_shown_with_columns_of_it_enlarged():
+    """Its inset holds the columns asked for, the defect outlined."""
+    inset = plots.show_rolls([ROLL], masks=[MASK], zoom=(0, 400)).axes[1]
+    assert np.array_equal(inset.images[0].get_array(), ROLL[:, 400:912])
+    assert np.array_equal(np.ptp(inset.lines[0].get_xydata(), axis=0), [19, 9])  # of the mask, corner to corner
 
 
 def test_compared_maps_put_every_threshold_at_one_half():
