@@ -33,16 +33,16 @@ Scale = tuple[float, float]  # lowest and highest value
 
 def show_rolls(
     rolls: Images, titles: Titles = None, edges: Sequence[tuple[int, ...]] | None = None, masks: Masks = None,
-    zoom: tuple[int, int] | None = None,
+    zoom: tuple[int, int, int] | None = None,
 ) -> Figure:  # fmt: skip
     """Rolls one above the other, the edges of the fabric as lines, a ring around every defect.
 
     rolls: uint8 `(H, W)` each; edges: columns of each, such as `(start, end)`; masks: bool `(H, W)` or None. zoom:
-    `(roll, first column)` of 512 columns that are drawn below, two pixels of the figure for each of theirs, with the
-    defects outlined. Raises `InputError` for a mask of another shape than its roll.
+    `(roll, row, column)` of the upper left of 160 × 512 pixels that are drawn below, two pixels of the figure for each
+    of theirs, the defects outlined. Raises `InputError` for a mask of another shape than its roll.
     """
     titles, edges, masks = titles or [""] * len(rolls), edges or [()] * len(rolls), masks or [None] * len(rolls)
-    band, below = 92, 540 if zoom else 0  # pixels
+    band, below = 92, 348 if zoom else 0  # pixels
     figure = Figure(figsize=(1040 / DPI, (band * len(rolls) + below) / DPI), dpi=DPI)
     size = figure.get_size_inches() * DPI
     for row, (roll, title, columns, mask) in enumerate(zip(rolls, titles, edges, masks, strict=True)):
@@ -52,11 +52,13 @@ def show_rolls(
         for column in columns:
             axis.axvline(min(column, roll.shape[1] - 1), color=EDGE, linewidth=1.5)
         if zoom and zoom[0] == row:
-            part = np.s_[:256, zoom[1] : zoom[1] + 512]
-            axis.indicate_inset((zoom[1], 0, 512, roll.shape[0] - 1), edgecolor=PREDICTED, linewidth=2, alpha=1)
-            inset = figure.add_axes((8 / size[0], 4 / size[1], 1024 / size[0], 512 / size[1]))
-            draw_roll(inset, roll[part], f"columns {zoom[1]} to {zoom[1] + 512}").set_interpolation("nearest")
-            _mark(inset, None if mask is None else mask[part], DEFECT, roll[part])
+            _, top, left = zoom
+            part = np.s_[top : top + 160, left : left + 512]
+            axis.indicate_inset((left, top, 512, 160), edgecolor=PREDICTED, linewidth=2, alpha=1)
+            inset = figure.add_axes((8 / size[0], 4 / size[1], 1024 / size[0], 320 / size[1]))
+            draw_roll(inset, roll[part], f"rows {top} to {top + 160}, columns {left} to {left + 512}")
+            inset.images[0].set_interpolation("nearest")
+            _mark(inset, None if mask is None else mask[part], DEFECT, roll[part], margin=3)
     return figure
 
 
@@ -76,7 +78,7 @@ def show_crops(
     for axis, crop, title, mask in zip(axes.flat, crops, titles or repeat(""), masks or repeat(None), strict=False):
         check_shapes(crops[0], crop, "the first crop and another")
         shown = _draw_tile(axis, crop, title, scale=limits)
-        _mark(axis, mask, DEFECT, crop)
+        _mark(axis, mask, DEFECT, crop, margin=3)
     if bar:
         _add_bar(figure, axes[0, -1], shown, bar)
     return figure
@@ -219,8 +221,8 @@ def check_shapes(first: Any, second: Any, names: str) -> None:
         raise InputError(f"{names}: shapes {np.shape(first)}, {np.shape(second)}; expected one shape; give such arrays")
 
 
-def _mark(axis: Axes, mask: Mask, colour: str, image: np.ndarray, ring: bool = False) -> None:
-    """Draw the outline of a mask, if there is one, on its image.
+def _mark(axis: Axes, mask: Mask, colour: str, image: np.ndarray, ring: bool = False, margin: int = 0) -> None:
+    """Draw the outline of a mask, if there is one, on its image, `margin` px outside it.
 
     ring: defects are small on a whole roll, and a ring at 28 px or more from each makes them easy to find.
     """
@@ -228,7 +230,8 @@ def _mark(axis: Axes, mask: Mask, colour: str, image: np.ndarray, ring: bool = F
         return
     check_shapes(image, mask, "image and mask")
     if not ring:
-        for contour in cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
+        grown = cv2.dilate(mask.astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8))  # a line would hide a speck
+        for contour in cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
             axis.plot(*np.vstack([contour[:, 0], contour[:1, 0]]).T, color=colour, linewidth=1.2)
         return
     near = cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8))  # what lies close together gets one ring

@@ -99,8 +99,12 @@ def clean(notebook):
 
 
 def describe(notebook, seconds):
-    """Write what the run took into the opening, and the caption behind each figure into it, as its alt text."""
-    for cell in notebook.cells[:3]:
+    """Write what the run took into the opening, and the caption behind each figure into it, as its alt text.
+
+    A busy machine's minutes say nothing, so they are not written.
+    """
+    busy = os.getloadavg()[0] > os.cpu_count() + 1
+    for cell in notebook.cells[: 0 if busy else 3]:
         cell.source = re.sub(r"\d+\.\d (?=minutes on two CPU cores)", f"{seconds / 60:.1f} ", cell.source)
     for cell, following in zip(notebook.cells, notebook.cells[1:], strict=False):
         caption = re.match(r"\*Figure: (.+?)\*(\n|$)", following.source)

@@ -26,7 +26,7 @@ FIGURES = {
     "rolls": lambda: plots.show_rolls([ROLL, ROLL], ["a", "b"], [(10, 1024), (0, 900)], [MASK, None]),
     "crops": lambda: plots.show_crops(CROPS, list("abcde"), [c > 0.9 for c in CROPS]),
     "crops on a scale of their own": lambda: plots.show_crops(CROPS, scale=(-1, 1), bar="noise"),
-    "a roll and some columns of it": lambda: plots.show_rolls([ROLL], masks=[MASK], zoom=(0, 400)),
+    "a roll and some columns of it": lambda: plots.show_rolls([ROLL], masks=[MASK], zoom=(0, 20, 400)),
     "rows": lambda: plots.show_rows({"a": CROPS, "b": CROPS, "c": CROPS, "d": CROPS}, list("abcde")),
     "augmented": lambda: plots.show_augmented(CROPS, CROPS, [c > 0.9 for c in CROPS], list("abcde")),
     "samples": lambda: plots.show_samples(dict.fromkeys(plots.SAMPLE, CROPS[:2]), ["a", "b"]),
@@ -81,9 +81,11 @@ def test_the_standard_figure_has_two_pixels_for_each_pixel_of_an_image():
 
 def test_a_roll_is_shown_with_columns_of_it_enlarged():
     """Its inset holds the columns asked for, the defect outlined."""
-    inset = plots.show_rolls([ROLL], masks=[MASK], zoom=(0, 400)).axes[1]
-    assert np.array_equal(inset.images[0].get_array(), ROLL[:, 400:912])
-    assert np.array_equal(np.ptp(inset.lines[0].get_xydata(), axis=0), [19, 9])  # of the mask, corner to corner
+    inset = plots.show_rolls([ROLL], masks=[MASK], zoom=(0, 20, 400)).axes[1]
+    assert np.array_equal(inset.images[0].get_array(), ROLL[20:180, 400:912])
+    assert np.array_equal(
+        np.ptp(inset.lines[0].get_xydata(), axis=0), [19 + 6, 9 + 6]
+    )  # of the mask and a margin of 3 px
 
 
 def test_compared_maps_put_every_threshold_at_one_half():

@@ -102,7 +102,7 @@ def test_notebook_is_one_clean_run(path):
             text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
             assert str(ROOT.parent) + os.sep not in text and "/tmp/" not in text and "/home/" not in text
     assert len([cell for cell in notebook.cells if cell.cell_type == "markdown"]) >= len(code) * 0.7
-    assert "Headline: " in str(code[-1].outputs)
+    assert "Headline: " in str([cell.outputs for cell in code])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,11 +133,7 @@ WRONG = {  # one plausible wrong answer an exercise
         "share_right = 65 / 605",
         "distance_of_a_remembered_defect = 0.5",
     ],
-    "02_Data_Preparation": [
-        'normal_14, defective_14 = "calibration", "development"',
-        "def count_patches(edges, size=256):\n    return -(-(edges[1] - edges[0]) // size)",
-        'def image_of(mask_name):\n    return mask_name.split("_mask")[0] + ".png"',
-    ],
+    "02_Data_Preparation": ["def count_patches(edges, size, stride):\n    return (edges[1] - edges[0]) // stride"],
     "03_Synthetic_Anomaly_Generation": [
         "def pinhole(images, fabric, severity, generator):\n    return images * 0 + 1, fabric",
         'trouble = AugmenterConfig(clean_share=0.9, weights={"slip": 2, "thread": 1})',
