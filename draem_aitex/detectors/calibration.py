@@ -17,8 +17,8 @@ class Threshold:
     """A decision level, from the patches of normal rolls that were not trained on.
 
     value: a patch with a higher score is predicted defective. wanted: the false-positive rate (FPR) asked for, a share
-    of patches. bound: the rate that the calibration patches promise, see `Calibration.threshold`. patches, rolls: how
-    many of them there were.
+    of patches, expected on average. bound: the rate that the calibration patches promise not to pass, see
+    `Calibration.threshold`. patches, rolls: how many of them there were.
     """
 
     value: float
@@ -46,24 +46,31 @@ class Calibration:
     def threshold(self, rate: float = 0.01) -> Threshold:
         """Threshold for a wanted false-positive rate, a share of patches.
 
-        The value is the k-th largest score with k = floor(rate * (n + 1)): a new normal patch, exchangeable with the
-        n given ones, scores higher with a chance of k / (n + 1) at most, which is `bound` (split conformal prediction,
-        Vovk et al. 2005). That holds on average over calibrations and for patches drawn alike. Patches of one roll
-        share its fabric and its recording, so a new roll may be another draw altogether: take the rate as an aim, the
-        more so the fewer rolls there are.
+        A new normal patch, exchangeable with the n given ones, scores above the k-th largest of them with a chance of
+        k / (n + 1) (split conformal prediction, Vovk et al. 2005). The rate wanted lies between two such steps: with
+        n = 183 the largest score means 0.54 % and the second largest 1.09 %. The threshold stands between the two
+        scores, by linear interpolation of their logits (quantile definition 6 of Hyndman and Fan, 1996): on average
+        the rate comes out as wanted, and `bound`, the lower score's chance, is never passed. That is on average over
+        calibrations and for patches drawn alike. Patches of one roll share its fabric and its recording, so a new roll
+        may be another draw altogether: take the rate as an aim, the more so the fewer rolls there are.
 
         Raises `InputError` for a rate under 1 / (n + 1), which no threshold could promise.
         """
         if not 0 < rate < 1:
             raise InputError(f"fpr: {rate}; expected a share of patches between 0 and 1, such as 0.01")
         patches = len(self.scores)
-        k = min(math.floor(rate * (patches + 1) + 1e-9), patches)  # 0.29 * 100 is 28.999... in binary
-        if k < 1:
+        rank = min(rate * (patches + 1) + 1e-9, patches)  # 0.29 * 100 is 28.999... in binary
+        if rank < 1:
             finest = math.ceil(self.finest_rate * 1e5) / 1e5
             rolls = math.ceil((math.ceil(1 / rate) - 1) * self.rolls / patches)
             most = f"{finest:g} or more, all that {patches} patches of {self.rolls} calibration rolls can promise"
             raise InputError(f"fpr: {rate:g}; expected {most}; ask for that, or calibrate on about {rolls} rolls")
-        return Threshold(float(self.scores[k - 1]), rate, k / (patches + 1), patches, self.rolls)
+        above, part = divmod(rank, 1)
+        part = part if part > 1e-6 else 0  # a rank that is whole but for rounding
+        higher, lower = self.scores[int(above) - 1], self.scores[min(int(above), patches - 1)]
+        odds = (1 - part) * logit(higher) + part * logit(lower)
+        value = float(1 / (1 + np.exp(-odds))) if part else float(higher)
+        return Threshold(value, rate, (above + (part > 0)) / (patches + 1), patches, self.rolls)
 
 
 def offsets_of(scores: Sequence[np.ndarray], fabrics: Sequence[str], share: float = OFFSET_SHARE) -> dict[str, float]:
