@@ -108,26 +108,37 @@ def plot_losses_table(names: Sequence[str], corruptions: Sequence[str], values: 
     return figure
 
 
-def plot_levels(networks: Mapping[str, Sequence[tuple[int, int, int]]], skips: Sequence[str] = ()) -> Figure:
-    """What the levels of encoder-decoders hand on: a bar each, the higher the larger its maps, with their number.
+def plot_pair(
+    networks: Mapping[str, Sequence[tuple[int, int, int]]], images: Sequence[Mapping[str, np.ndarray]],
+    skips: Sequence[str] = (),
+) -> Figure:  # fmt: skip
+    """Networks in a row, between the images that go in and come out: of each level a bar, the taller the larger its
+    feature maps, with their number.
 
     networks: name to the `(channels, height, width)` of every level, from the first down to the lowest and up again;
-    skips: names of those whose decoder also gets what the encoder had at the same size, drawn as arrows.
+    images: title to `(H, W)` in [0, 1], one group before each network and one at the end, "prediction" drawn as an
+    anomaly map; skips: names of the networks whose decoder also gets what the encoder had at the same size, as arrows.
     """
-    figure, axes = panels(WIDTH * 0.75, 2.3 * len(networks), len(networks))
-    for axis, (name, shapes) in zip(axes.flat, networks.items(), strict=True):
+    figure = Figure(figsize=(14, 3.1), layout="constrained")
+    shares = [1, *[share for _ in networks for share in (3.2, 1)]]
+    groups = figure.subfigures(1, len(shares), width_ratios=shares)
+    for group, shown in zip(groups[::2], images, strict=True):
+        for axis, (title, image) in zip(group.subplots(len(shown), 1, squeeze=False).flat, shown.items(), strict=True):
+            (draw_map if title == "prediction" else draw_image)(axis, image, title)
+    for group, (name, shapes) in zip(groups[1::2], networks.items(), strict=True):
+        axis = group.subplots()
         channels, heights, _ = np.transpose(shapes)
         heights, lowest = 0.15 + heights / heights.max(), (len(shapes) - 1) // 2
         colours = [GREY] * lowest + [DARK] + [TEAL] * (len(shapes) - lowest - 1)
-        bars = axis.bar(range(len(shapes)), -heights, width=0.5, bottom=heights / 2, color=colours)
+        bars = axis.bar(range(len(shapes)), -heights, width=0.6, bottom=heights / 2, color=colours)
         axis.bar_label(bars, channels, label_type="center", fontsize=11, color="white")
-        axis.bar_label(bars, [f"{height} × {width}" for _, height, width in shapes], fontsize=9)
+        axis.bar_label(bars, [f"{height} × {width}" for _, height, width in shapes], fontsize=8)
         for index in range(lowest if name in skips else 0):
             above = 0.5 * heights[index] - 0.07  # higher than the bars between the two ends
-            ends = (index + 0.25, above), (2 * lowest - index - 0.25, above)
+            ends = (index + 0.3, above), (2 * lowest - index - 0.3, above)
             axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "-|>", "color": "#757575"})
         axis.set(xlim=(-0.6, len(shapes) - 0.4), ylim=(-0.85, 0.7))
-        axis.set_title(name, fontsize=10, loc="left")
+        axis.set_title(f"→  {name}  →", fontsize=11)
         axis.set_axis_off()
     return figure
 

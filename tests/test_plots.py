@@ -21,6 +21,8 @@ LOG = [
     {"step": i, "learning_rate": 1e-3, "loss": 1 / i, **dict.fromkeys(("l1", "ssim", "fft", "bce", "focal"), 1 / i)}
     for i in range(1, 5)
 ]
+LEVELS = [(16, 8, 8), (32, 4, 4), (16, 8, 8)]
+PAIR = {"one": LEVELS, "two": LEVELS}
 
 FIGURES = {
     "rolls": lambda: plots.show_rolls([ROLL, ROLL], ["a", "b"], [(10, 1024), (0, 900)], [MASK, None]),
@@ -40,7 +42,7 @@ FIGURES = {
     "curves": lambda: charts.plot_roc_pr([True, False, True, False], [0.9, 0.2, 0.4, 0.5], 0.45),
     "scores": lambda: charts.plot_scores(RNG.random(50), RNG.random(9), 0.8),
     "losses": lambda: charts.plot_losses_table(["L1", "SSIM"], ["blur", "shift", "dark"], np.ones((3, 2))),
-    "levels": lambda: charts.plot_levels({"one": [(16, 8, 8), (32, 4, 4), (16, 8, 8)]}, skips=["one"]),
+    "pair": lambda: charts.plot_pair(PAIR, [{"image": CROPS[0]}, {"a": CROPS[1], "b": CROPS[2]}, {"prediction": MAP}]),
     "defect sizes": lambda: charts.plot_defect_sizes({"nep": [5, 50, 500], "crease": [7]}),
     "hits": lambda: charts.plot_hits([("nep", 2, 3), ("crease", 0, 0)]),
 }
@@ -105,6 +107,13 @@ def test_loss_curves_are_the_logs():
     axis = charts.plot_training(LOG).axes[0]
     assert [line.get_label() for line in axis.lines] == ["l1", "ssim", "fft"]
     assert axis.lines[0].get_ydata()[-1] == 0.25
+
+
+def test_a_pair_says_how_many_feature_maps_each_level_has_and_draws_skips_where_there_are_some():
+    figure = charts.plot_pair(PAIR, [{"image": CROPS[0]}, {"a": CROPS[1]}, {"prediction": CROPS[2]}], skips=["two"])
+    one, two = (group.axes[0] for group in figure.subfigs[1::2])
+    assert [text.get_text() for text in one.texts[:3]] == ["16", "32", "16"] and len(two.texts) == len(one.texts) + 1
+    assert figure.subfigs[-1].axes[0].images[0].get_clim() == (0, 1)
 
 
 def test_outlines_are_where_the_mask_is_zoomed_or_not():
