@@ -112,8 +112,7 @@ def plot_pair(
     networks: Mapping[str, Sequence[tuple[int, int, int]]], images: Sequence[Mapping[str, np.ndarray]],
     skips: Sequence[str] = (),
 ) -> Figure:  # fmt: skip
-    """Networks in a row, between the images that go in and come out: of each level a bar, the taller the larger its
-    feature maps, with their number.
+    """Networks in a row between the images that go in and come out: a bar a level, the taller the larger its maps.
 
     networks: name to the `(channels, height, width)` of every level, from the first down to the lowest and up again;
     images: title to `(H, W)` in [0, 1], one group before each network and one at the end, "prediction" drawn as an
@@ -134,7 +133,7 @@ def plot_pair(
         axis.bar_label(bars, channels, label_type="center", fontsize=11, color="white")
         axis.bar_label(bars, [f"{height} × {width}" for _, height, width in shapes], fontsize=8)
         for index in range(lowest if name in skips else 0):
-            above = 0.5 * heights[index] - 0.07  # higher than the bars between the two ends
+            above = 0.5 * heights[index] - 0.05  # higher than the bars between the two ends
             ends = (index + 0.3, above), (2 * lowest - index - 0.3, above)
             axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "-|>", "color": "#757575"})
         axis.set(xlim=(-0.6, len(shapes) - 0.4), ylim=(-0.85, 0.7))
