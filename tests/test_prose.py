@@ -110,7 +110,8 @@ def test_the_opening_says_what_comes_and_how_long_it_takes(name, most):
         line.lstrip("# ") for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("## ")
     ]
     assert re.findall(r"\]\(#([^)]+)\)", opening) == [heading.replace(" ", "-") for heading in headings]
-    for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", "\n".join(cell.source for cell in notebook.cells)):
+    told = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", told):
         assert (ROOT / "notebooks" / target).exists(), target
 
 
@@ -150,3 +151,16 @@ def test_a_lesson_has_its_parts_and_can_be_read_on_a_projector(name):
     assert f"(solutions/{name}.ipynb)" in whole
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         assert max(map(len, cell.source.splitlines())) <= 100, cell.source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_instructors_plan_names_sections_that_are_there(name):
+    """In its second column, in italics; a heading may go on behind what the plan names."""
+    plan = (ROOT / "docs/instructor.md").read_text().split(f"### {name[:2]} ")[1].split("### ")[0]
+    rows = [line.split("|") for line in plan.splitlines() if re.match(r"\| \d+–\d+ \|", line)]
+    headings = [cell.source for cell in read(name).cells if cell.source.startswith("## ")]
+    for section in re.findall(r"\*([^*]+)\*", "".join(row[2] for row in rows)):
+        assert any(heading.startswith(f"## {section}") for heading in headings), section
+    assert len(rows) >= 4 and [row[1].split("–")[0].strip() for row in rows[1:]] == [
+        row[1].split("–")[1].strip() for row in rows[:-1]
+    ]
