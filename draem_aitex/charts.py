@@ -120,7 +120,7 @@ def plot_pair(
     """
     figure = Figure(figsize=(14, 3.1), layout="constrained")
     shares = [1, *[share for _ in networks for share in (3.2, 1)]]
-    groups = figure.subfigures(1, len(shares), width_ratios=shares)
+    groups = figure.subfigures(1, len(shares), width_ratios=shares, squeeze=False)[0]
     for group, shown in zip(groups[::2], images, strict=True):
         for axis, (title, image) in zip(group.subplots(len(shown), 1, squeeze=False).flat, shown.items(), strict=True):
             (draw_map if title == "prediction" else draw_image)(axis, image, title)
