@@ -9,11 +9,18 @@ if TYPE_CHECKING:
     import torch
 
 
+ABOVE_0, BELOW_1 = math.nextafter(0, 1), math.nextafter(1, 0)  # bounds for `check_number`
+
+
 class InputError(ValueError):
     """Bad input: names the file or argument, what was found, what was expected and what to do.
 
-    The command line prints it as one line and exits with status 2.
+    The command line prints it as one line and exits with status 2. What would break the line, or could not be printed,
+    as may stand in names of files, is written as Python writes it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 def one_line(error: BaseException, longest: int = 200) -> str:
@@ -26,16 +33,17 @@ def check_number(
 ) -> None:
     """Raise `InputError` unless a value is a finite number, or a whole one, from low to high.
 
-    expected: what the message asks for; without it a number that is `low` or more.
+    expected: what the message asks for; without it a number from `low` to `high`.
     """
-    if not isinstance(value, int if whole else int | float) or not low <= value <= high or math.isinf(value):
-        least = f"a {'whole ' * whole}number, {low:g} or more"
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high or value == math.inf:
+        least = f"a {'whole ' * whole}number, {low:g} {'or more' if high == math.inf else f'to {high:g}'}"
         raise InputError(f"{name}: {value!r}; expected {expected or least}")
 
 
 def check_choice(name: str, value: object, known: Collection[object]) -> None:
     """Raise `InputError` for a value that is none of those known."""
-    if value not in known:
+    if type(value) not in map(type, known) or value not in known:
         raise InputError(f"{name}: {value!r}; expected one of {', '.join(map(str, known))}")
 
 

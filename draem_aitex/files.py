@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +36,19 @@ def remove_leftovers(path: FilePath) -> None:
     path = Path(path)
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         left.unlink(missing_ok=True)
+
+
+def check_file(path: FilePath) -> None:
+    """Raise `InputError` unless a path names a regular file: nothing else is read, for nobody knows when it ends."""
+    if any(ord(letter) < 32 for letter in str(path)):
+        raise InputError(f"{path}: a control character in its name; expected plain characters; rename it")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give an existing file") from None
+    if not stat.S_ISREG(mode):
+        what = "Is a directory" if stat.S_ISDIR(mode) else "no regular file"
+        raise InputError(f"{path}: cannot be read ({what}); give an existing file")
 
 
 def sha256(path: FilePath) -> str:

@@ -182,7 +182,7 @@ def test_bad_arguments(small_set, tmp_path):
     with pytest.raises(InputError, match="fabric 77"):
         data.of_fabrics(["77"])
     save_checkpoint(tmp_path / "x.pt", {"detector": "draem"})
-    with pytest.raises(InputError, match="without config"):
+    with pytest.raises(InputError, match="network: missing"):
         load_detector(tmp_path / "x.pt")
 
 

@@ -829,14 +829,14 @@ def test_a_vae_of_other_options_is_one_line(vae, tmp_path, changes):
     kept = vae.content()
     changes = {name: {**(kept[name] if name == "options" else {}), **value} for name, value in changes.items()}
     path = saved(vae, tmp_path / "bad.pt", **changes)
-    assert_refused(lambda: workflow.load_detector(path, quiet=True), "bad.pt", "no whole VAE", "fit it anew")
+    assert_refused(lambda: workflow.load_detector(path, quiet=True), "bad.pt", "fit it anew")
 
 
 def test_a_checkpoint_without_its_state_is_one_line(bank, tmp_path):
     content = {**bank.content(), **ABOUT}
     del content["state"]
     save_checkpoint(tmp_path / "bad.pt", content)
-    assert_refused(lambda: workflow.load_detector(tmp_path / "bad.pt", quiet=True), "bad.pt", "without state")
+    assert_refused(lambda: workflow.load_detector(tmp_path / "bad.pt", quiet=True), "bad.pt", "state: missing")
 
 
 def test_a_file_of_another_detector_is_refused(bank, vae, tmp_path):
@@ -909,7 +909,7 @@ def test_bad_input_is_named_in_one_line(make):
         (VAE, {"device": "warp"}, "'warp'"),
         (PatchCore, {"coreset": "best"}, "coreset: 'best'"),
         (PatchCore, {"bank_size": 0}, "bank_size: 0"),
-        (PatchCore, {"bank_size": 20, "pool_size": 10}, "bank_size: 20, pool_size: 10"),
+        (PatchCore, {"bank_size": 20, "pool_size": 10}, "bank_size: 20; expected 1 to 10, the pool_size"),
         (PatchCore, {"neighbourhood": 2}, "neighbourhood: 2; expected an odd number"),
         (PatchCore, {"neighbourhood": 0}, "neighbourhood: 0"),
         (PatchCore, {"smoothing": float("nan")}, "smoothing: nan"),

@@ -378,14 +378,15 @@ def test_checkpoints_of_the_format_before_are_read(tmp_path):
     """The same content, some of it under another name."""
     old = {
         "format": "draem_aitex checkpoint 4", "detector": "vae", "what": "VAE", "seed": 0, "seconds": 1.0,
-        "options": {"variation": {"share": 0.5}, "steps": 3}, "state": {"weights": torch.arange(3)},
+        "options": {"variation": {"share": 0.5}, "steps": 3},
+        "state": {"weights": {"w": torch.arange(3)}, "unit": 1.0, "steps": 3},
         "fabric_levels": {"01": 1.5}, "levelled": True,
     }  # fmt: skip
     torch.save(old, tmp_path / "old.pt")
     content = load_checkpoint(tmp_path / "old.pt", "vae")
     assert content["format"] == FORMAT and content["fabric_offsets"] == {"01": 1.5} and content["normalised"] is True
     assert content["options"] == {"normal_augmentation": {"share": 0.5}, "steps": 3}
-    assert torch.equal(content["state"]["weights"], torch.arange(3))
+    assert torch.equal(content["state"]["weights"]["w"], torch.arange(3))
     assert len(content) == len(old)
 
 
@@ -499,7 +500,7 @@ def test_bad_checkpoints(tmp_path):
         ("other.pt", "not a checkpoint of this"),
         ("old.pt", "checkpoint 0"),
         ("kindless.pt", "holds a detector None; expected one of draem, vae, patchcore"),
-        ("part.pt", "a checkpoint without config"),
+        ("part.pt", "network: missing; expected a whole checkpoint"),
     )
     for name, found in expected:
         with pytest.raises(InputError, match=found):

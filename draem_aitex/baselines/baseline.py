@@ -16,7 +16,7 @@ from draem_aitex.data.rolls import roll_of_array
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.devices import Device, memory_errors, pick_device
-from draem_aitex.errors import InputError, one_line
+from draem_aitex.errors import InputError, check_choice, check_number, one_line
 from draem_aitex.files import FilePath
 from draem_aitex.training.trainer import precision
 
@@ -38,8 +38,8 @@ class Baseline(Detector):
 
     def __post_init__(self, device: Device) -> None:
         super().__init__()
-        if not 0 <= self.smoothing <= MOST_SMOOTHING:
-            raise InputError(f"smoothing: {self.smoothing}; expected 0 to {MOST_SMOOTHING} px; change it")
+        check_number("smoothing", self.smoothing, 0, MOST_SMOOTHING, f"0 to {MOST_SMOOTHING} px")
+        check_choice("normalised", self.normalised, (True, False))
         self.device = pick_device(device)
 
     @property

@@ -15,7 +15,7 @@ from draem_aitex.baselines.neighbours import searcher
 from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.detectors.tiling import Span, tiles
-from draem_aitex.errors import InputError, check_choice
+from draem_aitex.errors import InputError, check_choice, check_number
 from draem_aitex.training.sampler import CropSampler, NormalAugmentation
 
 CROP = 128  # px, of the crops that the pool is taken from; less where a backbone's positions do not fill that
@@ -24,6 +24,7 @@ RIM = 1  # positions at a crop's border that are not taken: what a backbone sees
 KEPT = 25  # positions of a crop, on average
 BATCH = 16  # crops at once
 PROJECTED = 64  # numbers a vector has while the coreset is chosen
+MOST_POSITIONS = 31  # to a side of a neighbourhood
 TILE = 2**18  # px that the backbone looks at at once
 EVERY = "all fabrics"  # the pooled bank's name
 
@@ -72,11 +73,16 @@ class PatchCore(Baseline):
         check_choice("backbone", self.backbone, NAMES)
         check_choice("coreset", self.coreset, ("greedy", "random"))
         searcher(torch.zeros(1, 1), self.search)  # refuses what cannot be searched with, before a fit
-        if not 1 <= self.bank_size <= self.pool_size or self.learn_steps < 0:
-            sizes = f"bank_size: {self.bank_size}, pool_size: {self.pool_size}, learn_steps: {self.learn_steps}"
-            raise InputError(f"{sizes}; expected 1 <= bank_size <= pool_size, and 0 or more steps; change them")
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise InputError(f"neighbourhood: {self.neighbourhood}; expected an odd number of positions, such as 3")
+        check_choice("per_fabric", self.per_fabric, (True, False))
+        check_number("pool_size", self.pool_size, 1, whole=True)
+        check_number(
+            "bank_size", self.bank_size, 1, self.pool_size, f"1 to {self.pool_size}, the pool_size", whole=True
+        )
+        check_number("learn_steps", self.learn_steps, 0, whole=True)
+        wanted = f"an odd number of positions up to {MOST_POSITIONS}, such as 3"
+        check_number("neighbourhood", self.neighbourhood, 1, MOST_POSITIONS, wanted, whole=True)
+        if self.neighbourhood % 2 == 0:
+            raise InputError(f"neighbourhood: {self.neighbourhood}; expected {wanted}")
         self.network: Backbone  # from `fit` on
         self.banks: dict[str, Bank] = {}  # by fabric code, or one under `EVERY`
 
@@ -198,6 +204,9 @@ class PatchCore(Baseline):
                 shape = tuple(bank.vectors.shape)
                 raise InputError(f"the bank of {fabric} is {shape}; expected {length} numbers each; fit it anew")
             self.banks[fabric] = bank
+        if not self.size_bytes or self.per_fabric == (EVERY in self.banks):
+            wanted = "one for each fabric" if self.per_fabric else f"one, of {EVERY}"
+            raise InputError(f"banks of {', '.join(self.banks) or 'nothing'}; expected {wanted}; fit it anew")
 
 
 def greedy_coreset(points: Tensor, count: int, generator: torch.Generator, projected: int = PROJECTED) -> Tensor:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from draem_aitex.baselines.baseline import Baseline, convolution, on_roll
 from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.calibration import FLOOR
-from draem_aitex.errors import InputError, check_choice
+from draem_aitex.errors import ABOVE_0, InputError, check_choice, check_number
 from draem_aitex.training.sampler import CropSampler, NormalAugmentation
 
 RATE = 2e-3  # learning rate at the start
+MOST_CHANNELS = 1024
 CHECKED = 50  # steps after which the losses are read: only then the device is waited for
 
 
@@ -48,12 +49,13 @@ class VAE(Baseline):
 
     def __post_init__(self, device: str | torch.device) -> None:
         super().__post_init__(device)
-        if self.size < 16 or self.size % 16:
+        check_number("size", self.size, 16, expected="a multiple of 16 pixels, such as 64", whole=True)
+        if self.size % 16:
             raise InputError(f"size: {self.size}; expected a multiple of 16 pixels; use 64 or 128")
         check_choice("error", self.error, ("l1", "mse"))
-        if self.width < 1 or self.latent < 1 or not 0 <= self.beta < math.inf:
-            found = f"width: {self.width}, latent: {self.latent}, beta: {self.beta}"
-            raise InputError(f"{found}; expected 1 or more channels and a weight of 0 or more; change them")
+        for name in ("width", "latent"):
+            check_number(name, getattr(self, name), 1, MOST_CHANNELS, whole=True)
+        check_number("beta", self.beta, 0)
         self.network: Autoencoder  # from `fit` on
         self.unit = 1.0  # the mean error at the end of training
         self.steps = 0  # of training
@@ -83,8 +85,10 @@ class VAE(Baseline):
         rolls, rolls of different height, fabric smaller than a crop, a loss that is not finite, and where memory runs
         out.
         """
-        if steps < 1 or batch < 1 or (seconds is not None and not seconds > 0):
-            raise InputError(f"steps: {steps}, batch: {batch}, seconds: {seconds}; expected all above 0; change them")
+        check_number("steps", steps, 1, whole=True)
+        check_number("batch", batch, 1, whole=True)
+        if seconds is not None:
+            check_number("seconds", seconds, ABOVE_0, expected="a number above 0")
         sampler = CropSampler(rolls, self.size, "cpu", normal_augmentation)
         with self._fitting(generator, f"batch: {batch} crops; give a smaller batch, or device='cpu'"):
             self.network, self.steps, self.losses = self._built(generator), 0, []

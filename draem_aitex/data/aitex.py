@@ -7,6 +7,7 @@ and masks named `nnnn_ddd_ff_mask.png`.
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -56,7 +57,7 @@ def load_aitex(root: FilePath) -> Collection:
         'simulated fabric'
     """
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # which answers for every name; `Path.is_dir` raises for one that is too long
         raise InputError(f"{root}: no such folder; expected an AITEX folder (see data/README.md)")
     quirks: list[str] = []
     paths = {role: _pngs(root, names, quirks) for role, names in FOLDERS.items()}

@@ -1,24 +1,22 @@
 """Reading image files with Pillow: any of the usual formats becomes grey levels, and a broken file is named."""
 
 import logging
-import os
-import sys
 import warnings
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from draem_aitex.errors import InputError, one_line
+from draem_aitex.data.damage import check_whole, native_lines
+from draem_aitex.errors import InputError, check_number, one_line
+from draem_aitex.files import check_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 UPRIGHT = 1  # the EXIF orientation of an image that is not turned
-_SILENCE = Lock()
 
 # What Pillow warns of is an error here or of no consequence. `catch_warnings` would not be safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -47,8 +45,9 @@ def read_noted(path: Path | str) -> tuple[np.ndarray, list[str]]:
             orientation = _orientation(image)
             if (pages := getattr(image, "n_frames", 1)) > 1:
                 notes.append(f"{pages} pages; the first is used")
-            with _silence() if image.format == "TIFF" else nullcontext():
+            with native_lines() if image.format == "TIFF" else nullcontext():
                 image.load()
+            check_whole(data, Image.open(BytesIO(data), formats=FORMATS))
             if orientation != UPRIGHT:
                 ImageOps.exif_transpose(image, in_place=True)
                 notes.append(f"turned upright, as its EXIF orientation ({orientation}) says")
@@ -56,6 +55,16 @@ def read_noted(path: Path | str) -> tuple[np.ndarray, list[str]]:
     if deep:
         notes.append(f"16 bits, divided by 257: grey levels {grey.min()} to {grey.max()} of 255")
     return grey, notes
+
+
+def bound_pixels(most: int) -> None:
+    """Refuse images of more pixels than `most` from now on, before they are decoded; 178 million unless this is called.
+
+    A file of a few kilobytes can claim to be an image of gigabytes. Raises `InputError` for another number than a whole
+    one from 1 up.
+    """
+    check_number("max_pixels", most, 1, whole=True)
+    Image.MAX_IMAGE_PIXELS = most / 2  # type: ignore[assignment]  # Pillow warns there, and refuses twice as many
 
 
 def images_in(folder: Path | str) -> list[Path]:
@@ -103,13 +112,15 @@ def _grey(path, image, deep):
 @contextmanager
 def _named(path):
     """Whatever a file makes Pillow raise becomes an `InputError` that names the file."""
+    check_file(path)
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # a dozen kinds, from SyntaxError to struct.error
         if isinstance(error, Image.DecompressionBombError):
-            found = f"too large to decode; expected at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; cut it up"
+            most = f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0):.0f} pixels"
+            found = f"too large to decode; expected {most}; cut it up, or raise the bound (--max-pixels)"
         elif isinstance(error, OSError) and error.strerror:
             found = f"cannot be read ({error.strerror}); give an existing image file"
         else:
@@ -117,17 +128,3 @@ def _named(path):
             found = f"not a readable image ({Path(path).stat().st_size} bytes; {reason}); expected a whole PNG, JPEG, "
             found += "TIFF or BMP; get the file anew"
         raise InputError(f"{path}: {found}") from None
-
-
-@contextmanager
-def _silence():
-    """libtiff writes what it finds wrong to the standard error stream, past Python; this keeps it from the reader."""
-    with _SILENCE, open(os.devnull, "w") as nothing:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        try:
-            os.dup2(nothing.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -238,16 +238,8 @@ class Detector:
 
         rolls may be a generator: they are taken as they are needed, several together where memory allows.
         """
-        waiting: deque[Roll] = deque()  # taken, not judged yet
-
-        def taken() -> Iterator[Roll]:
-            for roll in rolls:
-                waiting.append(roll)
-                yield roll
-
         total = len(rolls) if isinstance(rolls, Sequence) else None
-        for scores in tqdm(self.raw_maps(taken()), desc="predicting", unit="roll", total=total, disable=quiet):
-            roll = waiting.popleft()
+        for roll, scores in tqdm(self._judged(rolls), desc="predicting", unit="roll", total=total, disable=quiet):
             yield roll, self._normalised(scores, roll)
 
     def raw_maps(self, rolls: Iterable[Roll]) -> Iterator[np.ndarray]:
@@ -255,9 +247,25 @@ class Detector:
         for roll in rolls:
             yield self.raw_map(roll.image, roll.edges, roll.fabric)
 
-    def raw_patch_scores(self, rolls: Sequence[Roll]) -> list[np.ndarray]:
+    def raw_patch_scores(self, rolls: Iterable[Roll]) -> list[np.ndarray]:
         """The patch scores of each roll, not normalised: a list of float32 `(N,)`."""
-        return [patch_maxima(scores, roll.edges) for scores, roll in zip(self.raw_maps(rolls), rolls, strict=True)]
+        return [patch_maxima(scores, roll.edges) for roll, scores in self._judged(rolls)]
+
+    def _judged(self, rolls: Iterable[Roll]) -> Iterator[tuple[Roll, np.ndarray]]:
+        """Each roll with its raw map. All scores come from here: a map that is not finite never becomes one."""
+        waiting: deque[Roll] = deque()  # taken, not judged yet
+
+        def taken() -> Iterator[Roll]:
+            for roll in rolls:
+                waiting.append(roll)
+                yield roll
+
+        for scores in self.raw_maps(taken()):
+            roll = waiting.popleft()
+            if not np.isfinite(scores).all():
+                found = f"{roll.name}: its anomaly map is not finite; expected numbers"
+                raise InputError(f"{found}; the detector's weights are broken or too large: train or fit it anew")
+            yield roll, scores
 
     def _normalised(self, scores: np.ndarray, roll: Roll) -> np.ndarray:
         if self.is_calibrated(roll.fabric):

@@ -7,25 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from draem_aitex.errors import InputError
+from draem_aitex.training.schema import Threshold
 
 OFFSET_SHARE = 0.1  # of a fabric's normal patches lie above its offset
 FLOOR = 1e-6  # smallest score on fabric; 0 is kept for "no fabric here"
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A decision level, from the patches of normal rolls that were not trained on.
-
-    value: a patch with a higher score is predicted defective. wanted: the false-positive rate (FPR) asked for, a share
-    of patches, expected on average. bound: the rate that the calibration patches promise not to pass, see
-    `Calibration.threshold`. patches, rolls: how many of them there were.
-    """
-
-    value: float
-    wanted: float
-    bound: float
-    patches: int
-    rolls: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from torch import nn
 from draem_aitex.errors import InputError, check_choice, check_number
 
 BLOCKS = ("plain", "residual")
+MOST_LEVELS, MOST_BLOCKS, MOST_CHANNELS, MOST_STEM = 8, 64, 2**14, 16  # more would be a mistake, or a trap in a file
 Parts = tuple[nn.Module, nn.ModuleList, nn.ModuleList, nn.ModuleList, int]  # down, encoder, up, decoder, last channels
 
 
@@ -63,16 +64,25 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         for name in ("reconstructive", "discriminative"):
             widths = getattr(self, name)
-            if not isinstance(widths, tuple) or not widths or not all(isinstance(w, int) and w >= 1 for w in widths):
-                raise InputError(f"{name}: {widths!r}; expected a tuple of channels, 1 or more, one for each level")
+            if not _are_numbers(widths, 1, MOST_CHANNELS) or not 1 <= len(widths) <= MOST_LEVELS:
+                wanted = f"a tuple of channels, 1 to {MOST_CHANNELS}, one for each of {MOST_LEVELS} levels or fewer"
+                raise InputError(f"{name}: {widths!r}; expected {wanted}")
             check_choice(f"{name}_block", block := getattr(self, f"{name}_block"), BLOCKS)
-            if block == "residual" and len(self.residual) != len(widths):
-                wanted = f"a tuple of {len(widths)} numbers of blocks, one for each level of {name}"
+            blocks = _are_numbers(self.residual, 0, MOST_BLOCKS)
+            if not blocks or (block == "residual" and len(self.residual) != len(widths)):
+                wanted = f"a tuple of {len(widths)} numbers of blocks, 0 to {MOST_BLOCKS}, one for each level of {name}"
                 raise InputError(f"residual: {self.residual!r}; expected {wanted}")
-        for name in ("channels", "stem"):
-            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("channels", self.channels, 1, MOST_CHANNELS, whole=True)
+        check_number("stem", self.stem, 1, MOST_STEM, whole=True)
+        check_number("negative_slope", self.negative_slope, 0, 1)
+        check_choice("up_convolution", self.up_convolution, (False, True))
         check_choice("classes", self.classes, (1, 2))
         check_choice("upsampling", self.upsampling, ("bilinear", "nearest"))
+
+
+def _are_numbers(values, low, high):
+    """Whether this is a tuple of whole numbers from low to high."""
+    return isinstance(values, tuple) and all(type(value) is int and low <= value <= high for value in values)
 
 
 def convolution(inputs: int, outputs: int, config: NetworkConfig) -> list[nn.Module]:

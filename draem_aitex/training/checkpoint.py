@@ -3,6 +3,8 @@
 Written atomically, read with `weights_only=True`: a checkpoint from a stranger runs no code.
 """
 
+import os
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,20 +13,16 @@ import torch
 
 from draem_aitex.data.rolls import PARTS, Collection
 from draem_aitex.errors import InputError, one_line
-from draem_aitex.files import FilePath, sha256, write_whole
-from draem_aitex.model.draem import DRAEM, build_draem
+from draem_aitex.files import FilePath, check_file, sha256, write_whole
+from draem_aitex.model.draem import DRAEM
 from draem_aitex.model.unet import NetworkConfig
+from draem_aitex.training.schema import SCHEMAS, conform
 
 FORMAT, BEFORE = "draem_aitex checkpoint 5", "draem_aitex checkpoint 4"
 RENAMED = {
     "fabric_levels": "fabric_offsets", "levelled": "normalised", "variation": "normal_augmentation",
     "spread": "deviation",
 }  # fmt: skip
-ALWAYS = {  # what every checkpoint of a detector holds
-    "draem": {"network", "weights", "config", "steps", "seconds", "log", "finished"},
-    "vae": {"what", "options", "state", "seed", "seconds"},
-    "patchcore": {"what", "options", "state", "seed", "seconds"},
-}
 
 
 def save_checkpoint(path: FilePath, content: dict[str, Any]) -> None:
@@ -36,33 +34,49 @@ def save_checkpoint(path: FilePath, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: FilePath, detector: str | None = None) -> dict[str, Any]:
-    """Read a checkpoint, on the CPU: a dict with `format`, `detector`, and what that detector keeps (`ALWAYS`).
+    """Read a checkpoint, on the CPU: a dict with `format`, `detector`, and what that detector keeps (`schema.SCHEMAS`).
 
     detector: the kind that is wanted, "draem" say; None takes any. Raises `InputError` for a file that is missing, no
-    checkpoint, incomplete, of another version, or of another detector.
+    checkpoint, damaged, of another version, or of another detector, and for one that lacks a field or holds one of
+    another type or out of its range.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such checkpoint; make one first (python -m draem_aitex train --out {path})")
+    check_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            _check_archive(file)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except Exception:  # torch raises a dozen types here, for one cause: this is no readable checkpoint
-        raise InputError(f"{path}: not a readable checkpoint; expected a file of draem_aitex train or fit") from None
+        raise InputError(
+            f"{path}: not a readable checkpoint; expected a whole file of draem_aitex train or fit"
+        ) from None
     content = content if isinstance(content, dict) else {}
     if content.get("format") == BEFORE:
         content = _in_todays_words(content)
     if (found := content.get("format", "another program's file")) != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this version (found {found!r}); expected {FORMAT!r}; train anew")
     kind = content.get("detector")
-    if not isinstance(kind, str) or kind not in ALWAYS:
-        raise InputError(f"{path}: holds a detector {kind!r}; expected one of {', '.join(ALWAYS)}; make it anew")
-    if missing := sorted(ALWAYS[kind] - set(content)):
-        raise InputError(f"{path}: a checkpoint without {', '.join(missing)}; expected a whole one; train anew")
+    if not isinstance(kind, str) or kind not in SCHEMAS:
+        raise InputError(f"{path}: holds a detector {kind!r}; expected one of {', '.join(SCHEMAS)}; make it anew")
     if detector not in (None, kind):
         raise InputError(f"{path}: holds a detector {kind!r}; expected {detector!r}; give another file")
+    try:
+        conform(content, SCHEMAS[kind])
+    except InputError as error:
+        raise InputError(f"{path}: {error}; get the file anew, or train or fit it anew") from None
     return content
+
+
+def _check_archive(file):
+    """Raise an exception unless a file is a ZIP archive whose checksums hold and which no reading makes larger."""
+    with zipfile.ZipFile(file) as archive:
+        if archive.testzip() is not None or any(entry.compress_type for entry in archive.infolist()):
+            raise zipfile.BadZipFile  # a checksum that does not hold, or an entry not stored as it is
+    file.seek(0)
 
 
 def _in_todays_words(value):
@@ -78,8 +92,9 @@ def load_model(content: dict[str, Any], name: FilePath = "checkpoint") -> DRAEM:
     name: of the file, for the `InputError` where the weights are not those of the networks that it names.
     """
     try:
-        model = build_draem(NetworkConfig(**content["network"]))
-        model.load_state_dict(content["weights"])
+        with torch.device("meta"):  # no memory is taken but for weights that are there
+            model = DRAEM(NetworkConfig(**content["network"]))
+        model.load_state_dict(content["weights"], assign=True)
     except (TypeError, RuntimeError, InputError) as error:
         said = f"{name}: weights of another architecture ({one_line(error)})"
         raise InputError(f"{said}; expected those of the networks it names; train anew") from None

@@ -6,14 +6,13 @@ from typing import Any
 
 from draem_aitex.anomalies.augmenter import AugmenterConfig
 from draem_aitex.anomalies.paper_augmenter import PaperAugmenterConfig
-from draem_aitex.errors import InputError, check_choice, check_number
+from draem_aitex.errors import ABOVE_0, BELOW_1, InputError, check_choice, check_number
 from draem_aitex.model.draem import PRESETS
 from draem_aitex.model.unet import NetworkConfig
 from draem_aitex.training.sampler import NormalAugmentation
 
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("auto", "float32")
-ABOVE_0, BELOW_1 = math.nextafter(0, 1), math.nextafter(1, 0)
 DROPS, DROP = (0.8, 0.9), 0.2  # parts of a run after which the published schedule multiplies the rate, and by what
 
 # What goes with a preset. `paper`: batch, crop, learning rate, schedule and plain Adam of the authors' code. What it

@@ -114,7 +114,7 @@ class _Run:
                 raise InputError(f"{self.path}: holds a run with another {difference}; give the same, or {again}")
         try:
             self.trainer.restore(content)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"{self.path}: does not fit this run ({one_line(error)}); {again}") from None
         self.saved = content["steps"]
         return content["finished"]

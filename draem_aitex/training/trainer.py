@@ -188,6 +188,8 @@ class Trainer:
         saved = content["training"]
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        if any(kept["exp_avg"].shape != weight.shape for weight, kept in self.optimizer.state.items()):
+            raise ValueError("the optimizer's averages are of other shapes than the weights")
         mine, self._drawn = saved["generators"][distributed.rank() :][:1], None
         if mine and mine[0].shape == self.generator.get_state().shape:
             self.generator.set_state(mine[0].cpu())
