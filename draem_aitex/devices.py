@@ -10,6 +10,7 @@ import torch
 
 from draem_aitex.errors import InputError
 
+ALLOCATION = ("can't allocate memory", "Storage size calculation overflowed", "numel: integer multiplication overflow")
 Device = str | torch.device  # "auto", "cpu", "cuda", "cuda:1", …
 
 
@@ -26,7 +27,7 @@ def pick_device(name: Device = "auto") -> torch.device:
         if device.type in ("cpu", "cuda"):
             torch.empty(1, device=device)
             return device
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, TypeError):
         pass
     why = "is not used, for nothing here was ever run on it" if str(name).startswith("mps") else "is not available here"
     raise InputError(f"device: {str(name)!r} {why}; expected auto, cpu or cuda")
@@ -34,14 +35,24 @@ def pick_device(name: Device = "auto") -> torch.device:
 
 @contextmanager
 def memory_errors(advice: str) -> Iterator[None]:
-    """Turn `torch.OutOfMemoryError` into an `InputError`.
+    """Turn the error of an allocation that fails, on a GPU or on the host, into an `InputError`.
 
     advice: what did not fit and what to do, such as "batch: 32 crops; give a smaller batch".
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:  # `torch.OutOfMemoryError` is one of the latter
+        on_host = isinstance(error, MemoryError) or any(words in str(error) for words in ALLOCATION)
+        if not on_host and not isinstance(error, torch.OutOfMemoryError):
+            raise
         raise InputError(f"the device's memory is too small for this; {advice}") from None
+
+
+def check_generator(generator: torch.Generator, device: str = "cpu") -> None:
+    """Raise `InputError` for what is no random generator on this kind of device."""
+    if not isinstance(generator, torch.Generator) or generator.device.type != device:
+        found = getattr(generator, "device", type(generator).__name__)
+        raise InputError(f"generator: {found}; expected a torch.Generator on {device}; make one there")
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:

@@ -41,6 +41,18 @@ def check_number(
         raise InputError(f"{name}: {value!r}; expected {expected or least}")
 
 
+def check_seed(seed: Any) -> None:
+    """Raise `InputError` for a seed that is no whole number from 0 to below 2^62, which every generator takes."""
+    check_number("seed", seed, 0, 2**62 - 1, "a whole number from 0 to below 2^62", whole=True)
+
+
+def check_type(name: str, value: Any, *wanted: type) -> None:
+    """Raise `InputError` for a value that is of none of the types wanted."""
+    if not isinstance(value, wanted):
+        names = " or ".join(kind.__name__ for kind in wanted)
+        raise InputError(f"{name}: a {type(value).__name__}; expected {names}; give one")
+
+
 def check_choice(name: str, value: object, known: Collection[object]) -> None:
     """Raise `InputError` for a value that is none of those known."""
     if type(value) not in map(type, known) or value not in known:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from draem_aitex.errors import InputError, one_line
+from draem_aitex.errors import InputError, check_type, one_line
 
 FilePath = Path | str
 
@@ -40,6 +40,7 @@ def remove_leftovers(path: FilePath) -> None:
 
 def check_file(path: FilePath) -> None:
     """Raise `InputError` unless a path names a regular file: nothing else is read, for nobody knows when it ends."""
+    check_type("path", path, str, os.PathLike)
     if any(ord(letter) < 32 for letter in str(path)):
         raise InputError(f"{path}: a control character in its name; expected plain characters; rename it")
     try:

@@ -1,6 +1,7 @@
 """From data to a detector, and from a file to a detector: what stands above training, detectors and baselines."""
 
 import datetime
+import os
 import platform
 import sys
 from dataclasses import asdict, replace
@@ -16,7 +17,7 @@ from draem_aitex.data.rolls import Collection, load_rolls
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.devices import Device, describe
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_choice, check_seed, check_type
 from draem_aitex.evaluation.evaluator import evaluate
 from draem_aitex.files import FilePath
 from draem_aitex.training import distributed, loop
@@ -113,8 +114,7 @@ def fit(
 
     seed: of weights, crops and vectors; arguments: of the detector's own `fit`. Returns the detector.
     """
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed: {seed!r}; expected 0 to 2^63 - 1; give another one")
+    check_seed(seed)
     check_parts(data)
     detector.fit(load_rolls(data.train), torch.Generator().manual_seed(seed), **arguments)
     detector.about |= {"seed": seed, **_origin(data)}
@@ -143,8 +143,10 @@ def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, 
         >>> load_detector("compact_loom", quiet=True).name
         'DRAEM'
     """
+    check_choice("bfloat16", bfloat16, (False, True))
+    check_type("path", path, str, os.PathLike)
     shipped = SHIPPED / f"{path}.pt"
-    found = shipped if not Path(path).exists() and shipped.is_file() else Path(path)
+    found = shipped if not os.path.exists(path) and shipped.is_file() else Path(path)
     content = load_checkpoint(found)
     kind = DETECTORS[content["detector"]]
     if bfloat16 and kind is not DraemDetector:
@@ -154,6 +156,7 @@ def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, 
 
 def check_parts(data: Collection) -> None:
     """Raise `InputError` where there is nothing to train on, or no patch to take a threshold from."""
+    check_type("data", data, Collection)
     if not data.train or not data.calibration:
         found = f"{len(data.train)} training and {len(data.calibration)} calibration rolls"
         raise InputError(f"{data.root}: {found}; expected one or more of each; add normal rolls (see data/README.md)")

@@ -8,6 +8,8 @@ import itertools
 import math
 import os
 import socket
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -16,17 +18,35 @@ import torch
 from bad_files import WHOLE, malformed
 from conftest import ROOT
 
-from draem_aitex.baselines.patchcore import PatchCore
+from draem_aitex.anomalies.augmenter import Augmenter, AugmenterConfig
+from draem_aitex.anomalies.kinds import KINDS
+from draem_aitex.anomalies.paper_augmenter import PaperAugmenter, PaperAugmenterConfig
+from draem_aitex.anomalies.perlin import perlin_noise
+from draem_aitex.baselines.neighbours import nearest_distances
+from draem_aitex.baselines.patchcore import PatchCore, greedy_coreset
 from draem_aitex.baselines.vae import VAE
 from draem_aitex.cli.main import main
-from draem_aitex.data import aitex, images
+from draem_aitex.data import aitex, fabric_edges, images, patcher
 from draem_aitex.data.folder import load_folder
-from draem_aitex.data.rolls import roll_of_array
+from draem_aitex.data.rolls import Collection, Roll, roll_of_array
+from draem_aitex.detectors import onnx, regions
+from draem_aitex.detectors.calibration import Calibration, Threshold
+from draem_aitex.detectors.draem import DraemDetector, anomaly_map
+from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError
+from draem_aitex.evaluation import bootstrap, metrics
+from draem_aitex.evaluation.evaluator import Evaluation, evaluate
+from draem_aitex.evaluation.pixel_metrics import PixelHistogram
+from draem_aitex.model import losses
 from draem_aitex.model.draem import build_draem
 from draem_aitex.model.unet import NetworkConfig
+from draem_aitex.simulation import loom
+from draem_aitex.simulation.loom import simulate_roll
 from draem_aitex.training import checkpoint as checkpoints
-from draem_aitex.workflow import load_detector
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.loop import train_networks
+from draem_aitex.training.sampler import CropSampler, NormalAugmentation
+from draem_aitex.workflow import fit, load_detector, train
 
 MODEL = ROOT / "checkpoints/compact_loom.pt"
 NAN, INF = math.nan, math.inf
@@ -335,9 +355,9 @@ def test_a_map_that_is_not_finite_is_no_score(capfd):
     """Wherever it comes from: weights can be finite and their sums not."""
     detector, image = load_detector(MODEL, quiet=True), np.full((64, 64), 128, np.uint8)
     next(module for module in detector.model.modules() if isinstance(module, torch.nn.Conv2d)).weight.data.fill_(NAN)
-    refused(capfd, lambda: detector.predict(image, edges=(0, 64)), "image: its anomaly map is not finite")
+    refused(capfd, lambda: detector.predict(image, edges=(0, 64)), "image: anomaly_map: not finite")
     roll = roll_of_array(np.full((256, 512), 128, np.uint8), edges=(0, 512))[0]
-    refused(capfd, lambda: detector.calibrate([roll]), "its anomaly map is not finite")
+    refused(capfd, lambda: detector.calibrate([roll]), "anomaly_map: not finite")
 
 
 def test_a_tensor_larger_than_its_file_is_refused(tmp_path, capfd):
@@ -345,3 +365,471 @@ def test_a_tensor_larger_than_its_file_is_refused(tmp_path, capfd):
     weights = content["weights"] | {"discriminative.head.bias": torch.zeros(1).expand(10**13)}
     torch.save({**content, "weights": weights}, tmp_path / "bomb.pt")
     refused(capfd, lambda: load_detector(tmp_path / "bomb.pt"), "bomb.pt: weights.discriminative.head.bias: ")
+
+
+# Arguments in Python
+
+GREY = np.random.default_rng(0).integers(0, 255, (64, 96)).astype(np.uint8)
+ROLL = Roll("roll", "00", "000", GREY, (0, 96), None)
+HALF = torch.full((2, 1, 32, 32), 0.5)
+NUMBERS = {  # arguments that are numbers: which are refused, whatever they are of
+    "share": (-0.1, 1.1, NAN, INF, "0.5", None, True, [0.5]),
+    "count": (0, -1, 1.5, NAN, INF, "7", None, True, [1]),
+    "positive": (0.0, -1.0, NAN, INF, "7", True, [1.0]),
+    "bool": (None, "yes", 2, []),
+}
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def fitted_roll():
+    return roll_of_array(np.random.default_rng(1).integers(0, 255, (128, 512)).astype(np.uint8), edges=(0, 512))[0]
+
+
+def configured(**changes):
+    return TrainConfig(**{"steps": 1, **changes})
+
+
+OF_NUMBERS = {  # what takes them: kind, and a call with one of them
+    "TrainConfig.minutes": ("positive", lambda x: TrainConfig(minutes=x)),
+    "TrainConfig.steps": ("count", lambda x: TrainConfig(steps=x)),
+    "TrainConfig.batch": ("count", lambda x: configured(batch=x)),
+    "TrainConfig.crop": ("count", lambda x: configured(crop=x)),
+    "TrainConfig.learning_rate": ("positive", lambda x: configured(learning_rate=x)),
+    "TrainConfig.weight_decay": ("share", lambda x: configured(weight_decay=x)),
+    "TrainConfig.warm_up": ("share", lambda x: configured(warm_up=x)),
+    "TrainConfig.ema_decay": ("share", lambda x: configured(ema_decay=x)),
+    "NormalAugmentation.share": ("share", lambda x: NormalAugmentation(share=x)),
+    "NormalAugmentation.tone": ("share", lambda x: NormalAugmentation(tone=x)),
+    "AugmenterConfig.clean_share": ("share", lambda x: AugmenterConfig(clean_share=x)),
+    "AugmenterConfig.pair_share": ("share", lambda x: AugmenterConfig(pair_share=x)),
+    "NetworkConfig.channels": ("count", lambda x: NetworkConfig(channels=x)),
+    "NetworkConfig.stem": ("count", lambda x: NetworkConfig(stem=x)),
+    "NetworkConfig.negative_slope": ("share", lambda x: NetworkConfig(negative_slope=x)),
+    "VAE.width": ("count", lambda x: VAE(width=x)),
+    "VAE.size": ("count", lambda x: VAE(size=x)),
+    "VAE.smoothing": ("share", lambda x: VAE(smoothing=x if x != 1.1 else 1e9)),
+    "VAE.beta": ("share", lambda x: VAE(beta=x if x != 1.1 else INF)),
+    "VAE.fit.steps": ("count", lambda x: VAE().fit([fitted_roll()], seeded(), steps=x)),
+    "VAE.fit.batch": ("count", lambda x: VAE().fit([fitted_roll()], seeded(), batch=x)),
+    "VAE.normalised": ("bool", lambda x: VAE(normalised=x)),
+    "PatchCore.bank_size": ("count", lambda x: PatchCore(bank_size=x)),
+    "PatchCore.pool_size": ("count", lambda x: PatchCore(bank_size=1, pool_size=x)),
+    "PatchCore.neighbourhood": ("count", lambda x: PatchCore(neighbourhood=x)),
+    "PatchCore.per_fabric": ("bool", lambda x: PatchCore(per_fabric=x)),
+    "DraemDetector.memory_mb": ("positive", lambda x: DraemDetector(build_draem(SMALL), memory_mb=x)),
+    "anomaly_map.memory_mb": ("positive", lambda x: anomaly_map(build_draem(SMALL), GREY, (0, 96), memory_mb=x)),
+    "train_networks.log_every": ("count", lambda x: train_networks([ROLL], configured(), log_every=x)),
+    "Evaluation.mm_per_px": ("positive", lambda x: Evaluation(LEVEL, mm_per_px=x)),
+    "Calibration.threshold": ("share", lambda x: Calibration(np.array([0.5]), 1).threshold(x)),
+    "patch_columns.size": ("count", lambda x: patcher.patch_columns((0, 512), x)),
+    "extract_patches.size": ("count", lambda x: patcher.extract_patches(GREY, size=x)),
+    "PatchDataset.size": ("count", lambda x: patcher.PatchDataset([ROLL], x)),
+    "open_set_split.size": ("count", lambda x: patcher.open_set_split([ROLL], size=x)),
+    "CropSampler.crop": ("count", lambda x: CropSampler([ROLL], x, "cpu")),
+    "CropSampler.channels": ("count", lambda x: CropSampler([ROLL], 32, "cpu", channels=x)),
+    "CropSampler.batch": ("count", lambda x: CropSampler([ROLL], 32, "cpu")(x, seeded())),
+    "focal_loss.gamma": ("positive", lambda x: losses.focal_loss(HALF, HALF, gamma=x or -1)),
+    "focal_loss.alpha": ("share", lambda x: losses.focal_loss(HALF, HALF, alpha=2 if x is None else x)),
+    "balance_weights.balance": ("positive", lambda x: losses.balance_weights(HALF, x or -1)),
+    "aupro.limit": ("share", lambda x: PixelHistogram().aupro(x)),
+    "draw_rolls.resamples": ("count", lambda x: bootstrap.draw_rolls(3, x)),
+    "nearest_distances.memory_mb": ("positive", lambda x: nearest_distances(torch.ones(2, 2), torch.ones(2, 2), x)),
+    "greedy_coreset.count": ("count", lambda x: greedy_coreset(torch.ones(2, 2), x, seeded())),
+    "simulate_roll.width": ("count", lambda x: simulate_roll("00", generator=np.random.default_rng(0), width=x)),
+    "dilate.radius": ("count", lambda x: regions.dilate(GREY > 9, x or -1)),
+    "find_regions.threshold": ("share", lambda x: regions.find_regions(GREY / np.float32(255), x)),
+    "overlay.threshold": ("share", lambda x: regions.overlay(GREY, GREY / np.float32(255), x)),
+}  # fmt: skip
+SMALL = NetworkConfig(1, (4, 4), (4, 4), 1)
+LEVEL = Threshold(0.5, 0.01, 0.01, 99, 1)
+NUMBER_ROWS = [(name, index) for name, (kind, _) in OF_NUMBERS.items() for index in range(len(NUMBERS[kind]))]
+
+
+@pytest.mark.parametrize(("name", "index"), NUMBER_ROWS)
+def test_numbers_in_python(name, index, capfd):
+    kind, call = OF_NUMBERS[name]
+    refused(capfd, lambda: call(NUMBERS[kind][index]), "; ")
+
+
+SEEDS = (-1, 2**64, 1.5, "7", None, NAN, True)
+OF_SEEDS = {
+    "TrainConfig": lambda x: configured(seed=x),
+    "simulate": lambda x: loom.simulate("/dev/null/nowhere", seed=x),
+    "load_simulated": lambda x: loom.load_simulated("/dev/null/nowhere", seed=x),
+    "build_draem": lambda x: build_draem(SMALL, seed=x),
+    "fit": lambda x: fit(VAE(), load_aitex_of_nothing(), seed=x),
+    "open_set_split": lambda x: patcher.open_set_split([ROLL], seed=x, size=32),
+    "draw_rolls": lambda x: bootstrap.draw_rolls(3, seed=x),
+}
+
+
+def load_aitex_of_nothing():
+    return Collection(ROOT, "AITEX", (), (), (), (), ())
+
+
+@pytest.mark.parametrize(("name", "index"), [(name, i) for name in OF_SEEDS for i in range(len(SEEDS))])
+def test_seeds_in_python(name, index, capfd):
+    refused(capfd, lambda: OF_SEEDS[name](SEEDS[index]), "seed")
+
+
+FLOATS = GREY.astype(np.float32) / 255
+IMAGES = {  # arrays that are no grey image
+    "list": GREY.tolist(), "none": None, "number": 7, "empty": np.zeros((0, 0), np.uint8), "no_rows": GREY[:0],
+    "no_columns": GREY[:, :0], "row": GREY[0], "colour": np.dstack([GREY] * 3), "batch": GREY[None], "bool": GREY > 9,
+    "float": FLOATS, "nan": FLOATS * np.nan, "int64": GREY.astype(np.int64), "uint16": GREY.astype(np.uint16),
+    "objects": GREY.astype(object), "text": GREY.astype(str), "tensor": torch.from_numpy(GREY),
+}  # fmt: skip
+OF_IMAGES = {
+    "predict": lambda x: DraemDetector(build_draem(SMALL)).predict(x),
+    "anomaly_map": lambda x: anomaly_map(build_draem(SMALL), x, (0, 1)),
+    "fabric_edges": fabric_edges.fabric_edges,
+    "find_selvedges": lambda x: fabric_edges.find_selvedges(x, (0, 1)),
+    "roll_of_array": roll_of_array,
+}
+
+
+@pytest.mark.parametrize(("name", "what"), list(itertools.product(OF_IMAGES, IMAGES)))
+def test_arrays_that_are_no_images(name, what, capfd):
+    refused(capfd, lambda: OF_IMAGES[name](IMAGES[what]), "image: ", "; ")
+
+
+EDGES = (
+    (-1, 50),
+    (0, 97),
+    (50, 50),
+    (60, 50),
+    (0,),
+    (0, 50, 90),
+    (0.5, 50),
+    (0, NAN),
+    ("0", "50"),
+    7,
+    "ab",
+    (None, None),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), list(itertools.product(("predict", "map", "patches", "selvedges"), range(12)))
+)
+def test_edges_that_do_not_lie_in_an_image(name, index, capfd):
+    call = {
+        "predict": lambda edges: DraemDetector(build_draem(SMALL)).predict(GREY, edges=edges),
+        "map": lambda edges: anomaly_map(build_draem(SMALL), GREY, edges),
+        "patches": lambda edges: patcher.extract_patches(GREY, edges, 16),
+        "selvedges": lambda edges: fabric_edges.find_selvedges(GREY, edges),
+    }[name]
+    refused(capfd, lambda: call(EDGES[index]), "edges: ", "; ")
+
+
+OTHERS = {  # a call each
+    "weights of an unknown kind": lambda: AugmenterConfig(weights={"stripe": 1.0}),
+    "weights that are none": lambda: AugmenterConfig(weights={}),
+    "weights of nothing": lambda: AugmenterConfig(weights={"slip": 0.0}),
+    "weights below 0": lambda: AugmenterConfig(weights={"slip": -1.0, "spot": 2.0}),
+    "weights not a number": lambda: AugmenterConfig(weights={"slip": NAN}),
+    "weights without an end": lambda: AugmenterConfig(weights={"slip": INF}),
+    "weights of texts": lambda: AugmenterConfig(weights={"slip": "much"}),
+    "weights in a list": lambda: AugmenterConfig(weights=["slip"]),
+    "stretch turned round": lambda: NormalAugmentation(stretch=(2.0, 1.0)),
+    "stretch of one number": lambda: NormalAugmentation(stretch=(1.0,)),
+    "stretch a number": lambda: NormalAugmentation(stretch=1.0),
+    "stretch of texts": lambda: NormalAugmentation(stretch=("a", "b")),
+    "stretch not a number": lambda: NormalAugmentation(stretch=(NAN, 1.0)),
+    "a factor below 1": lambda: NormalAugmentation(density=0.5),
+    "an unknown preset": lambda: configured(preset="huge"),
+    "a preset that is no name": lambda: configured(preset=["compact"]),
+    "an unknown schedule": lambda: configured(schedule=None),
+    "an unknown precision": lambda: configured(precision="float8"),
+    "an augmentation that is none": lambda: configured(normal_augmentation=True),
+    "an augmenter that is none": lambda: configured(augmenter="own"),
+    "a batch that cannot be allocated": lambda: train_networks([tall_roll()], configured(batch=10**14)),
+    "a batch of the VAE that cannot be allocated": lambda: VAE().fit([fitted_roll()], seeded(), 1, 10**14),
+    "a pool that cannot be allocated": lambda: PatchCore(pool_size=10**14, bank_size=10).fit([fitted_roll()], seeded()),
+    "no rolls": lambda: CropSampler([], 32),
+    "rolls that are none": lambda: CropSampler([GREY], 32),
+    "crops larger than the roll": lambda: CropSampler([ROLL], 65),
+    "an unknown device": lambda: pick_device("warp"),
+    "a device that is no name": lambda: pick_device(7),
+    "a device far away": lambda: pick_device("cuda:99"),
+    "an unknown backbone": lambda: PatchCore(backbone="no_such"),
+    "an even neighbourhood": lambda: PatchCore(neighbourhood=4),
+    "a huge neighbourhood": lambda: PatchCore(neighbourhood=10**6 + 1),
+    "a bank larger than its pool": lambda: PatchCore(bank_size=30_000),
+    "an unknown search": lambda: PatchCore(search="guess"),
+    "an unknown error": lambda: VAE(error="l3"),
+    "a size that is no multiple": lambda: VAE(size=60),
+    "a huge width": lambda: VAE(width=10**6),
+    "fit without a generator": lambda: VAE().fit([fitted_roll()], 7),
+    "fit of the bank without a generator": lambda: PatchCore().fit([fitted_roll()], None),
+    "predict with a fabric that is no text": lambda: DraemDetector(build_draem(SMALL)).predict(ROLL, fabric=7),
+    "predict with edges outside a roll": lambda: DraemDetector(build_draem(SMALL)).predict(ROLL, edges=(0, 500)),
+    "calibrate on nothing": lambda: DraemDetector(build_draem(SMALL)).calibrate([]),
+    "calibrate on no rolls": lambda: DraemDetector(build_draem(SMALL)).calibrate([GREY]),
+    "calibrate on a number": lambda: DraemDetector(build_draem(SMALL)).calibrate(7),
+    "evaluate nothing": lambda: evaluate(load_detector(MODEL, quiet=True), []),
+    "evaluate no rolls": lambda: evaluate(load_detector(MODEL, quiet=True), [GREY]),
+    "evaluate without a threshold": lambda: evaluate(DraemDetector(build_draem(SMALL)), [ROLL]),
+    "train on nothing": lambda: train(load_aitex_of_nothing(), steps=1),
+    "train on a folder's name": lambda: train("data", steps=1),
+    "train with an unknown option": lambda: train(load_aitex_of_nothing(), steps=1, speed=9),
+    "a map not a number": lambda: Evaluation(LEVEL).add(ROLL, FLOATS * np.nan),
+    "a map of another size": lambda: Evaluation(LEVEL).add(ROLL, FLOATS[:9]),
+    "a map in a list": lambda: Evaluation(LEVEL).add(ROLL, FLOATS.tolist()),
+    "regions of a map not a number": lambda: regions.find_regions(FLOATS * np.nan, 0.5),
+    "regions of no map": lambda: regions.find_regions(GREY[0], 0.5),
+    "overlay of another size": lambda: regions.overlay(GREY, FLOATS[:9], 0.5),
+    "overlay of a list": lambda: regions.overlay(GREY.tolist(), FLOATS, 0.5),
+    "stitching too few corners": lambda: patcher.stitch_patches(GREY[None, :8, :8], [], (8, 8)),
+    "stitching outside": lambda: patcher.stitch_patches(GREY[None, :8, :8], [(9, 9)], (8, 8)),
+    "stitching before the beginning": lambda: patcher.stitch_patches(GREY[None, :8, :8], [(-1, 0)], (8, 8)),
+    "stitching patches without sides": lambda: patcher.stitch_patches(GREY[:8], [(0, 0)], (8, 8)),
+    "patches of a list": lambda: patcher.extract_patches(GREY.tolist()),
+    "patches of a row": lambda: patcher.extract_patches(GREY[0]),
+    "a stride of 0": lambda: patcher.extract_patches(GREY, size=8, stride=0),
+    "a stride that leaves gaps": lambda: patcher.extract_patches(GREY, size=8, stride=9, remainder="cover"),
+    "an unknown remainder": lambda: patcher.extract_patches(GREY, size=8, remainder="fold"),
+    "more shots than defects": lambda: patcher.open_set_split([ROLL], shots=3, size=32),
+    "shots below 0": lambda: patcher.open_set_split([ROLL], shots=-1, size=32),
+    "noise finer than pixels": lambda: perlin_noise((8, 8), T([[9, 1]]), seeded()),
+    "noise without cells": lambda: perlin_noise((8, 8), T([[0, 1]]), seeded()),
+    "noise on no lattice": lambda: perlin_noise((8, 8), T([1.0]), seeded()),
+    "noise of no lattice at all": lambda: perlin_noise((8, 8), torch.zeros(0, 2, dtype=torch.int64), seeded()),
+    "noise of an image without rows": lambda: perlin_noise((0, 8), T([[1, 1]]), seeded()),
+    "noise of a shape of one number": lambda: perlin_noise((8,), T([[1, 1]]), seeded()),
+    "a kind on values above 1": lambda: KINDS["spot"](HALF * 9, HALF, T([0.5, 0.5]), seeded()),
+    "a kind on values not a number": lambda: KINDS["spot"](HALF * NAN, HALF, T([0.5, 0.5]), seeded()),
+    "a kind on another shape": lambda: KINDS["spot"](HALF[0], HALF, T([0.5, 0.5]), seeded()),
+    "a kind with one severity": lambda: KINDS["spot"](HALF, HALF, T([0.5]), seeded()),
+    "a kind with a severity above 1": lambda: KINDS["spot"](HALF, HALF, T([0.5, 2.0]), seeded()),
+    "a kind without a generator": lambda: KINDS["spot"](HALF, HALF, T([0.5, 0.5]), None),
+    "a kind on an array": lambda: KINDS["spot"](GREY, HALF, T([0.5, 0.5]), seeded()),
+    "an augmenter on nothing": lambda: Augmenter()(HALF[:0], seeded()),
+    "an augmenter on bytes": lambda: Augmenter()(HALF.byte(), seeded()),
+    "an augmenter on an array": lambda: Augmenter()(GREY, seeded()),
+    "textures from nowhere": lambda: PaperAugmenter(PaperAugmenterConfig("/dev/null/nowhere")),
+    "a loss of two shapes": lambda: losses.l1_loss(HALF, HALF[:1]),
+    "a loss of nothing": lambda: losses.l1_loss(HALF[:0], HALF[:0]),
+    "a loss of bytes": lambda: losses.bce_loss(HALF.byte(), HALF.byte()),
+    "a loss of a target above 1": lambda: losses.fft_loss(HALF, HALF * 4),
+    "a loss of a target not a number": lambda: losses.fft_loss(HALF, HALF * NAN),
+    "a loss of small images": lambda: losses.ssim_loss(HALF[..., :10], HALF[..., :10]),
+    "a loss of arrays": lambda: losses.l1_loss(GREY, GREY),
+    "losses with other weights": lambda: losses.segmentation_loss(HALF, HALF, {"bce": 1.0}),
+    "losses with weights below 0": lambda: losses.segmentation_loss(HALF, HALF, {"bce": -1.0, "focal": 1.0}),
+    "losses with weights not a number": lambda: losses.segmentation_loss(HALF, HALF, {"bce": NAN, "focal": 1.0}),
+    "networks of colour": lambda: build_draem(SMALL)(HALF.expand(-1, 3, -1, -1)),
+    "networks of bytes": lambda: build_draem(SMALL)((HALF * 255).byte()),
+    "networks of values above 1": lambda: build_draem(SMALL)(HALF * 255),
+    "networks of an array": lambda: build_draem(SMALL)(GREY),
+    "a figure of two lengths": lambda: metrics.auroc([True, False], [0.5]),
+    "a figure of scores not a number": lambda: metrics.auroc([True, False], [NAN, 0.5]),
+    "a figure of labels that are words": lambda: metrics.average_precision(["a", "b"], [0.1, 0.5]),
+    "a figure of nothing": lambda: metrics.f1_max_upper_bound([True], []),
+    "decisions of two lengths": lambda: metrics.decision_counts([True], [True, False]),
+    "decisions of scores not a number": lambda: metrics.decision_figures([True], [NAN], 0.5),
+    "pixels below 0": lambda: PixelHistogram().add(-FLOATS, GREY > 9),
+    "pixels not a number": lambda: PixelHistogram().add(FLOATS * np.nan, GREY > 9),
+    "pixels of two shapes": lambda: PixelHistogram().add(FLOATS, GREY[:9] > 9),
+    "pixels with labels that are no bool": lambda: PixelHistogram().add(FLOATS, GREY),
+    "vectors of another length": lambda: nearest_distances(torch.ones(2, 3), torch.ones(2, 2)),
+    "vectors of no bank": lambda: nearest_distances(torch.ones(2, 3), torch.ones(0, 3)),
+    "a coreset of nothing": lambda: greedy_coreset(torch.ones(0, 3), 2, seeded()),
+    "an unknown fabric": lambda: simulate_roll("99", generator=np.random.default_rng(0)),
+    "an unknown defect": lambda: simulate_roll("00", "999", generator=np.random.default_rng(0)),
+    "an unknown recording": lambda: simulate_roll("00", generator=np.random.default_rng(0), recording=99),
+    "a loom without a generator": lambda: simulate_roll("00", generator=7),
+    "fabrics that are not there": lambda: load_aitex_of_nothing().of_fabrics(["77"]),
+    "sixteen bits of a bank": lambda: load_detector(MODEL, quiet=True, bfloat16="yes"),
+    "a checkpoint's name that is a number": lambda: load_detector(7, quiet=True),
+    "an image's name that is a number": lambda: images.read_image(7),
+    "an AITEX folder's name that is a list": lambda: aitex.load_aitex(["data"]),
+    "export of a bank": lambda: onnx.export(PatchCore(), "/dev/null/a.onnx"),
+    "saving without a fit": lambda: PatchCore().save("/dev/null/a.pt"),
+    "saving to nowhere": lambda: load_detector(MODEL, quiet=True).save("/no/such/folder/a.pt"),
+}  # fmt: skip
+
+
+def tall_roll():
+    return Roll(
+        "roll", "00", "000", np.random.default_rng(0).integers(0, 255, (256, 512)).astype(np.uint8), (0, 512), None
+    )
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_arguments_in_python(what, capfd):
+    refused(capfd, OTHERS[what], "; ")
+
+
+# The command line
+
+COMMANDS = """
+|no command
+simulat|
+train|
+train --out {new}.pt --steps 0|steps: 0
+train --out {new}.pt --steps -1|steps: -1
+train --out {new}.pt --steps 1.5|--steps
+train --out {new}.pt --steps nan|--steps
+train --out {new}.pt --steps|--steps
+train --out {new}.pt --minutes 0|minutes: 0
+train --out {new}.pt --minutes -1|minutes: -1
+train --out {new}.pt --minutes nan|minutes: nan
+train --out {new}.pt --minutes inf|minutes: inf
+train --out {new}.pt --minutes 1e999|minutes: inf
+train --out {new}.pt --minutes long|--minutes
+train --out {new}.pt --minutes 1 --steps 1|--steps
+train --out {new}.pt --steps 1 --batch 0|batch: 0
+train --out {new}.pt --steps 1 --batch -8|batch: -8
+train --out {new}.pt --steps 1 --batch 1.5|--batch
+train --out {new}.pt --steps 1 --data {data} --batch 99999999999999|batch: 99999999999999 crops
+train --out {new}.pt --steps 1 --crop 0|crop: 0
+train --out {new}.pt --steps 1 --crop -128|crop: -128
+train --out {new}.pt --steps 1 --data {data} --crop 100000|100000 x 100000
+train --out {new}.pt --steps 1 --learning-rate 0|learning_rate: 0
+train --out {new}.pt --steps 1 --learning-rate -1|learning_rate: -1
+train --out {new}.pt --steps 1 --learning-rate nan|learning_rate: nan
+train --out {new}.pt --steps 1 --learning-rate inf|learning_rate: inf
+train --out {new}.pt --steps 1 --seed -1|seed: -1
+train --out {new}.pt --steps 1 --seed 99999999999999999999|seed: 9999
+train --out {new}.pt --steps 1 --seed 0.5|--seed
+train --out {new}.pt --steps 1 --save-seconds -1|save_seconds: -1
+train --out {new}.pt --steps 1 --save-seconds nan|save_seconds: nan
+train --out {new}.pt --steps 1 --preset huge|preset
+train --out {new}.pt --steps 1 --device warp|device
+train --out {new}.pt --steps 1 --device cuda:99|device
+train --out {new}.pt --steps 1 --device mps|device
+train --out {new}.pt --steps 1 --mix slip|--mix slip
+train --out {new}.pt --steps 1 --mix slip=much|--mix slip=much
+train --out {new}.pt --steps 1 --mix slip=nan|slip: nan
+train --out {new}.pt --steps 1 --mix slip=-1|slip: -1
+train --out {new}.pt --steps 1 --mix slip=inf|slip: inf
+train --out {new}.pt --steps 1 --mix stripe=1|stripe
+train --out {new}.pt --steps 1 --mix =1|unknown kind
+train --out {new}.pt --steps 1 --augmenter best|--augmenter
+train --out {new}.pt --steps 1 --augmenter paper|--textures
+train --out {new}.pt --steps 1 --augmenter paper --textures {place}/none --data {data}|texture
+train --out {new}.pt --steps 1 --fabric 77 --data {data}|fabric 77
+train --out {new}.pt --steps 1 --data {place}/none|{place}/none
+train --out {new}.pt --steps 1 --data {good}|{good}
+train --out {new}.pt --steps 1 --data {place}|{place}
+train --out {place}/none/x.pt --steps 1|none/x.pt
+train --out {place} --steps 1|{place}
+train --out {new}.pt --steps 1 --data {data} --max-pixels 0|max_pixels: 0
+train --out {new}.pt --steps 1 --data {data} --max-pixels 1000|at most 1000 pixels
+train --out {new}.pt --steps 1 --faster|--faster
+fit|
+fit svm --out {new}.pt|svm
+fit vae --out {new}.pt --steps 0 --data {data}|steps: 0
+fit vae --out {new}.pt --error l3|error: 'l3'
+fit vae --out {new}.pt --beta nan|beta: nan
+fit vae --out {new}.pt --beta -1|beta: -1
+fit vae --out {new}.pt --smoothing -1|smoothing: -1
+fit vae --out {new}.pt --smoothing nan|smoothing: nan
+fit vae --out {new}.pt --smoothing 1e9|smoothing: 1000000000
+fit vae --out {new}.pt --seed -1 --data {data}|seed: -1
+fit patchcore --out {new}.pt --backbone brain|backbone: 'brain'
+fit patchcore --out {new}.pt --bank-size 0|bank_size: 0
+fit patchcore --out {new}.pt --pool-size 0|pool_size: 0
+fit patchcore --out {new}.pt --bank-size 30000|bank_size: 30000
+fit patchcore --out {new}.pt --pool-size 99999999999999 --data {data}|pool_size
+fit patchcore --out {new}.pt --neighbourhood 0|neighbourhood: 0
+fit patchcore --out {new}.pt --neighbourhood 2|neighbourhood: 2
+fit patchcore --out {new}.pt --neighbourhood 1000001|neighbourhood: 1000001
+fit patchcore --out {new}.pt --device warp|device
+evaluate|
+evaluate --checkpoint {place}/none.pt|none.pt
+evaluate --checkpoint {good}|{good}
+evaluate --checkpoint {place}|{place}
+evaluate --checkpoint {model} --data {place}/none|{place}/none
+evaluate --checkpoint {model} --data {data} --fpr 0|fpr: 0
+evaluate --checkpoint {model} --data {data} --fpr 1|fpr: 1
+evaluate --checkpoint {model} --data {data} --fpr nan|fpr: nan
+evaluate --checkpoint {model} --data {data} --fpr -0.1|fpr: -0.1
+evaluate --checkpoint {model} --data {data} --fpr 1e-9|fpr: 1e-09
+evaluate --checkpoint {model} --data {data} --fpr some|--fpr
+evaluate --checkpoint {model} --data {data} --mm-per-px 0|mm_per_px: 0
+evaluate --checkpoint {model} --data {data} --mm-per-px nan|mm_per_px: nan
+evaluate --checkpoint {model} --data {data} --mm-per-px inf|mm_per_px: inf
+evaluate --checkpoint {model} --part train|--part
+evaluate --checkpoint {model} --json {new}.txt|.json
+evaluate --checkpoint {model} --report {new}.txt|.html
+evaluate --checkpoint {model} --json {place}/none/x.json|none/x.json
+evaluate --checkpoint {model} --fpr 0.1 --keep|--keep
+evaluate --checkpoint {model} --device warp|device
+inspect --checkpoint {model} --out {new}|IMAGE
+inspect {good} --out {new}|--checkpoint
+inspect {good} --checkpoint {model}|--out
+inspect {place}/none.png --checkpoint {model} --out {new}|none.png
+inspect {empty} --checkpoint {model} --out {new}|{empty}
+inspect {bad} --checkpoint {model} --out {new}|{bad}
+inspect {good} --checkpoint {place}/none.pt --out {new}|none.pt
+inspect {good} --checkpoint {bad} --out {new}|{bad}
+inspect {good} {good} --checkpoint {model} --out {new}|twice
+inspect {good} --checkpoint {model} --out {new} --fabric 77|77
+inspect {good} --checkpoint {model} --out {new} --json {new}.txt|.json
+inspect {good} --checkpoint {model} --out {new} --device warp|device
+inspect {good} --checkpoint {model} --out {new} --max-pixels 0|max_pixels: 0
+inspect {good} --checkpoint {model} --out {new} --max-pixels -1|max_pixels: -1
+inspect {good} --checkpoint {model} --out {new} --max-pixels many|--max-pixels
+inspect {good} --checkpoint {model} --out {new} --max-pixels 12287|{good}
+export {model}|FILE
+export {model} {new}.txt|.onnx
+export {place}/none.pt {new}.onnx|none.pt
+export {good} {new}.onnx|{good}
+export {model} {place}/none/x.onnx|none/x.onnx
+info|checkpoint
+info {place}/none.pt|none.pt
+info {good}|{good}
+info {place}|{place}
+verify|--data
+verify --data {place}/none|{place}/none
+verify --data {empty}|{empty}
+verify --data {good}|{good}
+simulate|--out
+simulate --out {place}|{place}
+simulate --out {good}|{good}
+simulate --out {good}/new|{good}
+simulate --out {new} --seed -1|seed
+simulate --out {new} --seed x|--seed
+download|--data
+download --data {good}|{good}
+download --data {new} --url http://127.0.0.1:9|127.0.0.1:9
+download --data {new} --url http://|http:
+download --data {new} --url file:///etc|file:///etc
+""".strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def names(place):
+    """What stands in braces in `COMMANDS`."""
+    (place / "good.png").write_bytes(WHOLE["grey.png"])
+    (place / "bad.png").write_bytes(MALFORMED["noise_0_grey.jpg"])
+    (place / "empty").mkdir()
+    return {
+        "place": place,
+        "good": place / "good.png",
+        "bad": place / "bad.png",
+        "empty": place / "empty",
+        "model": MODEL,
+    }
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands(line, names, small_set, unchanged, tmp_path, capfd, bounded):
+    command, _, word = line.partition("|")
+    names = names | {"data": small_set, "new": tmp_path / "new"}
+    before = listing(small_set)
+    words = [word.format(**names)] if word != "no command" else []
+    refused_by_command(capfd, command.format(**names).split(), *words)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [] and listing(small_set) == before
+
+
+@pytest.mark.parametrize("words", [["info", "gone.pt"], ["train", "--out", "x.pt", "--steps", "nan"]])
+def test_a_command_in_a_process_of_its_own(words, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "draem_aitex", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and not list(tmp_path.iterdir())

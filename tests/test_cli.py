@@ -251,7 +251,7 @@ def test_other_bad_input(checkpoint, small_set, tmp_path, capsys):
     fails_with_one_line(capsys, [*train, "--batch", "0"], "batch: 0")
     fails_with_one_line(capsys, [*train, "--crop", "24"], "crop: 24; expected a whole number, 32 or more")
     fails_with_one_line(capsys, [*train, "--seed", "-1"], "seed: -1")
-    fails_with_one_line(capsys, [*train, "--save-seconds", "nan"], "save_seconds=nan")
+    fails_with_one_line(capsys, [*train, "--save-seconds", "nan"], "save_seconds: nan")
     fails_with_one_line(capsys, ["train", "--data", small_set, "--out", tmp_path, "--steps", "1"], tmp_path, "a file")
     fails_with_one_line(capsys, [*train, "--learning-rate", "-1"], "learning_rate: -1")
     fails_with_one_line(capsys, ["info", tmp_path / "no.pt"], "no.pt")

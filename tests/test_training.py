@@ -533,8 +533,8 @@ def test_the_average_is_swa_utils(rolls):
 
 def test_bad_arguments(rolls):
     for changes, message in (
-        ({"log_every": 0}, "log_every=0"),
-        ({"save_seconds": float("nan")}, "save_seconds=nan"),
+        ({"log_every": 0}, "log_every: 0"),
+        ({"save_seconds": float("nan")}, "save_seconds: nan"),
         ({"device": "warp"}, "'warp'"),
         ({"device": "meta"}, "'meta'"),
     ):

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from draem_aitex.anomalies.kinds import KINDS, MOVING, check_batch
-from draem_aitex.errors import InputError, check_number
+from draem_aitex.errors import InputError, check_number, check_type
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,12 @@ class AugmenterConfig:
     })  # fmt: skip
 
     def __post_init__(self) -> None:
+        check_type("weights", self.weights, dict)
+        for name, weight in self.weights.items():
+            check_number(f"weights, {name}", weight, 0)
         if unknown := sorted(set(self.weights) - set(KINDS)):
             raise InputError(f"weights: unknown kind {unknown[0]!r}; expected some of {', '.join(KINDS)}")
-        if not self.weights or min(self.weights.values()) < 0 or not 0 < sum(self.weights.values()) < float("inf"):
+        if not sum(self.weights.values()) > 0:
             raise InputError(f"weights: {self.weights}; expected numbers of 0 or more, one of them above 0")
         for name in ("clean_share", "pair_share"):
             check_number(name, getattr(self, name), 0, 1, "a share from 0 to 1")
@@ -97,6 +100,7 @@ class Augmenter:
         Raises `InputError` for other shapes, types and ranges. On CUDA the range is checked at the first call alone,
         because reading values waits for the device.
         """
+        check_type("images", images, Tensor)
         check_batch(images, fabric, generator, values=images.device.type == "cpu" or not self._range_seen)
         self._range_seen = True
         batch, device = len(images), images.device

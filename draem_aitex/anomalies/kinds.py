@@ -31,7 +31,8 @@ from torch import Generator, Tensor
 
 from draem_aitex.anomalies import shapes
 from draem_aitex.anomalies.changes import PITCH, contrast, mean, permuted, resampled, visibility
-from draem_aitex.errors import InputError, check_unit
+from draem_aitex.devices import check_generator
+from draem_aitex.errors import InputError, check_type, check_unit
 
 SMALLEST, LARGEST = 8, 6000  # pixels of area
 MINIMUM_MASK = 4  # pixels
@@ -63,6 +64,7 @@ class Kind:
         Raises `InputError` for other shapes, types and ranges.
         """
         if not checked:
+            check_type("images", images, Tensor)
             check_batch(images, fabric, generator)
             if severity.shape != (len(images),):
                 raise InputError(f"severity: shape {tuple(severity.shape)}; expected ({len(images)},), one a sample")
@@ -95,8 +97,7 @@ def check_batch(images: Tensor, fabric: Tensor | None, generator: Generator, val
     wanted = (shape[0], 1, *shape[2:])
     if fabric is not None and (tuple(fabric.shape) != wanted or fabric.dtype != torch.float32):
         raise InputError(f"fabric: {fabric.dtype} {tuple(fabric.shape)}; expected float32 {wanted}, of 0 and 1")
-    if not isinstance(generator, Generator) or generator.device.type != device:
-        raise InputError(f"generator: {getattr(generator, 'device', None)}; expected a torch.Generator on {device}")
+    check_generator(generator, device)
     for name, given in (("images", images), ("fabric", fabric)):
         if values and given is not None:
             check_unit(given, name)

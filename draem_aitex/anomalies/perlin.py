@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_type
 
 
 def fade(t: Tensor) -> Tensor:
@@ -51,6 +51,11 @@ def _influence(length, counts, finest):
 
 
 def _check_lattice(shape, lattice, finest):
+    check_type("lattice", lattice, Tensor)
+    if len(shape) != 2 or min(shape) < 1 or not len(lattice):
+        raise InputError(
+            f"shape: {tuple(shape)}, lattice: {len(lattice)}; expected (H, W) and a sample, 1 or more each"
+        )
     if lattice.ndim != 2 or lattice.shape[1] != 2 or lattice.is_floating_point():
         raise InputError(f"lattice: {lattice.dtype} {tuple(lattice.shape)}; expected whole numbers, cells (B, 2)")
     if finest is not None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from draem_aitex.data.rolls import roll_of_array
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import FLOOR
-from draem_aitex.devices import Device, memory_errors, pick_device
+from draem_aitex.devices import Device, check_generator, memory_errors, pick_device
 from draem_aitex.errors import InputError, check_choice, check_number, one_line
 from draem_aitex.files import FilePath
 from draem_aitex.training.trainer import precision
@@ -104,6 +104,7 @@ class Baseline(Detector):
     @contextmanager
     def _fitting(self, generator: torch.Generator, advice: str) -> Iterator[None]:
         """Around a fit: what an earlier one was calibrated to goes, seed and seconds are noted."""
+        check_generator(generator)
         Detector.__init__(self)
         started = time.perf_counter()
         with memory_errors(advice), precision(self.device, "float32"):

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from draem_aitex.errors import InputError, check_choice
+from draem_aitex.errors import ABOVE_0, InputError, check_choice, check_number
 
 MEMORY_MB = 64  # for the table of distances from some queries to all of the bank
 
@@ -21,6 +21,9 @@ def nearest_distances(queries: Tensor, bank: Tensor, memory_mb: float = MEMORY_M
     queries: float32 `(N, D)`; bank: float32 `(M, D)`, on the same device; memory_mb: for the table of distances.
     Raises `InputError` where the two differ in D.
     """
+    check_number("memory_mb", memory_mb, ABOVE_0, expected="more than 0")
+    if not len(bank):
+        raise InputError("bank: empty; expected a vector or more; fit the bank anew")
     if queries.shape[1:] != bank.shape[1:]:
         found = f"queries: vectors of {tuple(queries.shape[1:])} numbers, the bank has {tuple(bank.shape[1:])}"
         raise InputError(f"{found}; expected the same features; fit the bank anew")

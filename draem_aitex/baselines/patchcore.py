@@ -148,13 +148,13 @@ class PatchCore(Baseline):
 
     def _pool(self, sampler: CropSampler, generator: torch.Generator) -> Tensor:
         """The features `(pool_size, D)` of random positions of random crops."""
-        pool = []
-        for _ in range(math.ceil(self.pool_size / (BATCH * KEPT))):
+        pool = torch.empty(self.pool_size, self.network.channels, device=self.device)  # the memory is there, or not
+        for part in pool.split(BATCH * KEPT):
             crops = sampler(BATCH, generator).to(self.device, non_blocking=True)
             positions = self._embedded(crops)[..., RIM:-RIM, RIM:-RIM].permute(0, 2, 3, 1).flatten(0, 2)
-            some = torch.randperm(len(positions), generator=generator)[: BATCH * KEPT]
-            pool.append(positions[some.to(self.device, non_blocking=True)])
-        return torch.cat(pool)[: self.pool_size]
+            some = torch.randperm(len(positions), generator=generator)[: len(part)]
+            part.copy_(positions[some.to(self.device, non_blocking=True)])
+        return pool
 
     def _oddness(self, pixels: Tensor, fabric: str | None) -> tuple[Tensor, Tensor]:
         """The distance of each position to the nearest vector, upsampled; and the radius."""
@@ -219,6 +219,9 @@ def greedy_coreset(points: Tensor, count: int, generator: torch.Generator, proje
 
     points: float32 `(N, D)`; generator: on the CPU, draws the projection and the first index.
     """
+    check_number("count", count, 1, whole=True)
+    if not len(points):
+        raise InputError("points: none; expected one or more")
     if points.shape[1] > projected:
         projection = torch.randn(points.shape[1], projected, generator=generator) / projected**0.5
         points = points @ projection.to(points.device)

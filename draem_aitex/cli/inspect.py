@@ -19,6 +19,7 @@ from draem_aitex.files import write_whole
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of images")
     shared.add_checkpoint(parser)
+    shared.add_bound(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where maps and overlays go")
     parser.add_argument("--fabric", metavar="FF", help="the images' fabric, where their names do not say it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write score, verdict and regions of each image")

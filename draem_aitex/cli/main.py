@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)  # type: ignore
+        if hasattr(sys.stdout, "reconfigure"):  # a name of a file can hold what no terminal can print
+            sys.stdout.reconfigure(errors="backslashreplace")
         options = build_parser().parse_args(words)
         options.arguments = words
         return _run(options)
@@ -53,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: Any) -> int:
     try:
+        if getattr(options, "max_pixels", None) is not None:
+            from draem_aitex.data.images import bound_pixels
+
+            bound_pixels(options.max_pixels)
         return options.run(options) or 0
     except InputError as error:
         rank = os.environ.get("RANK", "0")
@@ -66,6 +72,9 @@ def _run(options: Any) -> int:
         return 0
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}; check the path and the free space", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("error: memory: too little for this; give less at once, or smaller images", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -30,6 +30,13 @@ class Renamed(argparse.Action):
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Where the rolls come from."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="an AITEX folder; without it, simulated fabric")
+    add_bound(parser)
+
+
+def add_bound(parser: argparse.ArgumentParser) -> None:
+    """How large an image may be; `main` sees to it."""
+    what = "refuse larger images before they are decoded (default: 178956970)"
+    parser.add_argument("--max-pixels", type=int, metavar="N", help=what)
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from draem_aitex.data.images import image_size, read_image
 from draem_aitex.data.rolls import AITEX_NAME, MASK_THRESHOLD, NORMAL, PARTS, Box, Collection, Record, read_mask
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_type
 from draem_aitex.files import FilePath, sha256
 
 TABLES: dict[str, dict] = json.loads(Path(__file__).with_name("aitex.json").read_text(encoding="utf-8"))
@@ -56,6 +56,7 @@ def load_aitex(root: FilePath) -> Collection:
         >>> load_aitex(load_simulated().root).source
         'simulated fabric'
     """
+    check_type("root", root, str, os.PathLike)
     root = Path(root)
     if not os.path.isdir(root):  # which answers for every name; `Path.is_dir` raises for one that is too long
         raise InputError(f"{root}: no such folder; expected an AITEX folder (see data/README.md)")

@@ -5,6 +5,8 @@ less white at the left than normal ones), so every stage works on the fabric alo
 selvage" is a defect of it.
 """
 
+import operator
+
 import cv2
 import numpy as np
 
@@ -22,6 +24,23 @@ BRIGHT_SHARE = 0.08  # of a column's pixels; the bright line slants a little, so
 Edges = tuple[int, int]  # first column, and the one behind the last
 
 
+def check_grey(image: np.ndarray, name: str = "image") -> None:
+    """Raise `InputError` for what is no grey image: uint8 `(H, W)`, a pixel or more."""
+    if not isinstance(image, np.ndarray) or image.ndim != 2 or image.dtype != np.uint8 or not image.size:
+        found = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"{name}: {found}; expected a uint8 array (H, W); convert it to grey")
+
+
+def check_edges(edges: Edges, width: int) -> None:
+    """Raise `InputError` for edges that are no two columns of an image of that width, or have none between them."""
+    try:
+        start, end = (operator.index(column) for column in edges)
+    except (TypeError, ValueError):
+        start = end = 0
+    if not 0 <= start < end <= width:
+        raise InputError(f"edges: {edges}; expected 0 <= start < end <= {width} columns; leave them out to be found")
+
+
 def fabric_edges(image: np.ndarray) -> Edges:
     """First and last column of the fabric in a roll.
 
@@ -31,8 +50,7 @@ def fabric_edges(image: np.ndarray) -> Edges:
 
     image: uint8 `(H, W)`. Returns `(start, end)` in columns, half open. Raises `InputError` where no fabric is found.
     """
-    if image.ndim != 2 or image.dtype != np.uint8:
-        raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
+    check_grey(image)
     height, width = image.shape
     if min(height, width) < 32:
         raise InputError(f"no fabric: image of {width} x {height} pixels; expected 32 x 32 or more; use a larger one")
@@ -54,6 +72,8 @@ def find_selvedges(image: np.ndarray, edges: Edges) -> tuple[Edges, Edges]:
 
     image: uint8 `(H, W)`; edges: columns from `fabric_edges`.
     """
+    check_grey(image)
+    check_edges(edges, image.shape[1])
     start, end = edges
     fabric = image[:, start:end].astype(np.float32)
     left = _selvedge_width(fabric) if start > 0 else 0

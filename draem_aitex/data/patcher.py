@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
 
-from draem_aitex.data.fabric_edges import Edges
+from draem_aitex.data.fabric_edges import Edges, check_edges
 from draem_aitex.data.rolls import NORMAL, Roll
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_choice, check_number, check_seed, check_type
 
 PATCH = 256  # pixels, the data set's own patch size
 UNKNOWN = -1  # label of a patch from a defective image without a mask
@@ -27,10 +27,9 @@ def patch_columns(edges: Edges, size: int = PATCH, stride: int | None = None, re
     Returns a list of ints.
     """
     stride = size if stride is None else stride
-    if size < 1 or stride < 1:
-        raise InputError(f"size: {size}, stride: {stride}; expected 1 pixel or more; take a larger one")
-    if remainder not in ("drop", "cover"):
-        raise InputError(f"remainder: {remainder!r}; expected 'drop' or 'cover'; choose one of them")
+    check_number("size", size, 1, whole=True)
+    check_number("stride", stride, 1, whole=True)
+    check_choice("remainder", remainder, ("drop", "cover"))
     if remainder == "cover" and stride > size:
         raise InputError(f"stride: {stride}; expected {size} (the size) or less to cover all; take a smaller one")
     start, end = edges
@@ -44,7 +43,10 @@ def patch_corners(
     shape: Shape, edges: Edges | None = None, size: int = PATCH, stride: int | None = None, remainder: str = "drop"
 ) -> list[tuple[int, int]]:
     """`(row, column)` of the upper left pixel of each patch of an image of this shape, row by row."""
-    edges = (0, shape[1]) if edges is None else edges
+    if edges is None:
+        edges = 0, shape[1]
+    else:
+        check_edges(edges, shape[1])
     rows = patch_columns((0, shape[0]), size, stride, remainder)
     return [(y, x) for y in rows for x in patch_columns(edges, size, stride, remainder)]
 
@@ -60,6 +62,7 @@ def extract_patches(
     Returns `(patches, corners)`: patches `(N, size, size)`, row by row, and the `(row, column)` of each one's upper
     left pixel.
     """
+    _check_array("image", image, 2)
     corners = patch_corners(image.shape, edges, size, stride, remainder)
     over = [max(0, max((corner[axis] for corner in corners), default=0) + size - image.shape[axis]) for axis in (0, 1)]
     padded = np.pad(image, ((0, over[0]), (0, over[1])), mode="edge") if corners and any(over) else image
@@ -75,6 +78,12 @@ def stitch_patches(patches: np.ndarray, corners: list[tuple[int, int]], shape: t
 
     patches: `(N, h, w)`; corners: as `extract_patches` returns them; shape: `(H, W)` of the roll.
     """
+    _check_array("patches", patches, 3)
+    for row, column in corners:
+        if not (0 <= row < shape[0] and 0 <= column < shape[1]):
+            raise InputError(f"corners: ({row}, {column}); expected pixels of an image of {shape[0]} x {shape[1]}")
+    if len(corners) != len(patches):
+        raise InputError(f"corners: {len(corners)} for {len(patches)} patches; expected one for each")
     # Weights 1, 2, 3, … up to the middle and down again.
     tapered = np.outer(*(np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1)) for n in patches.shape[1:]))
     first = np.zeros(shape, patches.dtype)
@@ -96,6 +105,12 @@ def patch_maxima(array: np.ndarray, edges: Edges, size: int = PATCH) -> np.ndarr
     return np.array([array[y : y + size, x : x + size].max() for y, x in patch_corners(array.shape, edges, size)])
 
 
+def _check_array(name, array, axes):
+    check_type(name, array, np.ndarray)
+    if array.ndim != axes:
+        raise InputError(f"{name}: shape {array.shape}; expected {axes} axes")
+
+
 class PatchDataset(Dataset):
     """Patches of rolls, from the first fabric column on.
 
@@ -107,6 +122,7 @@ class PatchDataset(Dataset):
     """
 
     def __init__(self, rolls: Iterable[Roll], size: int = PATCH, stride: int | None = None, remainder: str = "drop"):
+        patch_columns((0, 0), size, stride, remainder)  # checks them where there are no rolls
         self.items: list[tuple] = []
         for roll in rolls:
             patches, corners = extract_patches(roll.image, roll.edges, size, stride, remainder)
@@ -148,12 +164,14 @@ def open_set_split(rolls: Sequence[Roll], shots: int = 0, seed: int = 0, size: i
     Source: Ding, Pang and Shen, "Catching both gray and black swans", CVPR 2022, section 4; which patches fell where
     is not published there, so figures compare in the protocol, not patch by patch.
     """
+    check_seed(seed)
     whole = [replace(roll, edges=(0, roll.image.shape[1])) for roll in rolls]
     patches = PatchDataset(whole, size)
     names = {roll.name for roll in rolls if roll.defect == NORMAL}
     normal = [index for index, item in enumerate(patches.items) if item[3] in names]
     defective = [index for index, item in enumerate(patches.items) if item[2] == 1]
-    if not 0 <= shots <= len(defective):
+    check_number("shots", shots, 0, whole=True)
+    if shots > len(defective):
         raise InputError(f"shots={shots}: the rolls have {len(defective)} defective patches; ask for 0 to that many")
     generator = np.random.default_rng(seed)
     normal, defective = generator.permutation(normal).tolist(), generator.permutation(defective).tolist()

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 
-from draem_aitex.data.fabric_edges import Edges, fabric_edges, find_selvedges
+from draem_aitex.data.fabric_edges import Edges, check_edges, check_grey, fabric_edges, find_selvedges
 from draem_aitex.data.images import image_size, read_image, read_noted
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_type
 
 AITEX_NAME = re.compile(r"(\d{4})_(\d{2,3})_(\d{2})")  # number, defect code, fabric code
 NORMAL = "000"  # the defect code of a roll without a defect
@@ -120,15 +121,15 @@ def roll_of_array(
     close-up or a fabric without a repeat, the image counts as a whole, which a note says. Raises `InputError` for
     another dtype or shape, and for edges that do not lie in the image.
     """
-    if image.ndim != 2 or image.dtype != np.uint8 or 0 in image.shape:
-        raise InputError(f"{name}: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
+    check_grey(image, name)
+    check_type("fabric", fabric, str, NoneType)
     notes, width = [], image.shape[1]
+    if edges is not None:
+        check_edges(edges, width)
     try:
         start, end = fabric_edges(image) if edges is None else edges
     except InputError as error:
         start, end, notes = 0, width, [f"{str(error).split(';')[0]}; judged as a whole"]
-    if not 0 <= start < end <= width:
-        raise InputError(f"edges: {edges}; expected 0 <= start < end <= {width} columns; leave them out to be found")
     return Roll(name, fabric or "", NORMAL, image, (start, end), None), notes
 
 

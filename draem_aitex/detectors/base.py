@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from draem_aitex.data.fabric_edges import Edges
+from draem_aitex.data.fabric_edges import Edges, check_edges
 from draem_aitex.data.patcher import patch_maxima
 from draem_aitex.data.rolls import Collection, Record, Roll, load_roll, roll_of_array, roll_of_file
 from draem_aitex.detectors.calibration import Calibration, Threshold, held_out_scores, normalised_scores, offsets_of
-from draem_aitex.detectors.regions import Prediction
+from draem_aitex.detectors.regions import Prediction, check_map
 from draem_aitex.devices import Device
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_type
 from draem_aitex.files import FilePath
 from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
 from draem_aitex.training.model_card import headline
@@ -164,8 +164,10 @@ class Detector:
             >>> detector = load_detector("compact_loom", quiet=True).calibrate(load_simulated().calibration[:2], 0.1)
         """
         given: Any = data.calibration if isinstance(data, Collection) else data
+        check_type("data", given, Iterable)
         rolls: list[Roll] = [load_roll(roll) if isinstance(roll, Record) else roll for roll in given]
         for roll in rolls:
+            check_type("data", roll, Roll, Record)
             if roll.defect != "000" or (roll.mask is not None and roll.mask.any()):
                 found = f"a roll with a defect, {roll.defect}"
                 raise InputError(f"{roll.name}: {found}; expected normal calibration rolls; leave it out")
@@ -221,6 +223,8 @@ class Detector:
 
     def check(self, roll: Roll, name: str = "") -> None:
         """Raise `InputError` for a roll that the detector cannot judge. name: for the message."""
+        check_edges(roll.edges, roll.image.shape[1])
+        check_type("fabric", roll.fabric, str)
         name, (height, width) = name or roll.name, (len(roll.image), roll.edges[1] - roll.edges[0])
         if not self.judges(roll.fabric):
             known = f"expected one of {', '.join(self.fabrics)}, which alone this detector can judge"
@@ -262,9 +266,10 @@ class Detector:
 
         for scores in self.raw_maps(taken()):
             roll = waiting.popleft()
-            if not np.isfinite(scores).all():
-                found = f"{roll.name}: its anomaly map is not finite; expected numbers"
-                raise InputError(f"{found}; the detector's weights are broken or too large: train or fit it anew")
+            try:
+                check_map(scores, roll.image.shape[:2])
+            except InputError as error:
+                raise InputError(f"{roll.name}: {error}") from None
             yield roll, scores
 
     def _normalised(self, scores: np.ndarray, roll: Roll) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from draem_aitex.errors import InputError
+from draem_aitex.errors import ABOVE_0, BELOW_1, InputError, check_number
 from draem_aitex.training.schema import Threshold
 
 OFFSET_SHARE = 0.1  # of a fabric's normal patches lie above its offset
@@ -41,8 +41,7 @@ class Calibration:
 
         Raises `InputError` for a rate under 1 / (n + 1), which no threshold could promise.
         """
-        if not 0 < rate < 1:
-            raise InputError(f"fpr: {rate}; expected a share of patches between 0 and 1, such as 0.01")
+        check_number("fpr", rate, ABOVE_0, BELOW_1, "a share of patches between 0 and 1, such as 0.01")
         patches = len(self.scores)
         rank = min(rate * (patches + 1) + 1e-9, patches)  # 0.29 * 100 is 28.999... in binary
         if rank < 1:

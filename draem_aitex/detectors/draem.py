@@ -7,12 +7,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from draem_aitex.data.fabric_edges import check_edges, check_grey
 from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.detectors.tiling import bytes_per_pixel, smallest_tile, tiles
 from draem_aitex.devices import Device, memory_errors, pick_device
-from draem_aitex.errors import InputError
+from draem_aitex.errors import ABOVE_0, check_number, check_type
 from draem_aitex.files import FilePath
 from draem_aitex.model.draem import DRAEM, fold_batch_norm
 from draem_aitex.model.unet import NetworkConfig
@@ -48,13 +49,14 @@ def anomaly_maps(
     images: iterable of `(image, edges)`. As many tiles of one size as `memory_mb` allows go through the networks
     together, from as many images as that takes: on a GPU that is faster, on a CPU it makes no difference.
     """
+    check_number("memory_mb", memory_mb, ABOVE_0, expected=f"more than 0, such as {MEMORY_MB}")
     config, dtype = model.config, next(model.parameters()).dtype
     most = int(memory_mb * 2**20 / bytes_per_pixel(config, dtype))  # pixels at once
     waiting: list[_TiledImage] = []
     pixels = 0
     for image, edges in images:
-        if image.ndim != 2 or image.dtype != np.uint8:
-            raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 (H, W); convert it to grey")
+        check_grey(image)
+        check_edges(edges, image.shape[1])
         if waiting and pixels + image.size > most:
             yield from _scored(model, waiting, most)
             waiting, pixels = [], 0
@@ -129,8 +131,8 @@ class DraemDetector(Detector):
         self, model: DRAEM, device: Device = "auto", memory_mb: float = MEMORY_MB, bfloat16: bool = False
     ) -> None:
         super().__init__()
-        if not memory_mb > 0:
-            raise InputError(f"memory_mb: {memory_mb}; expected more than 0, such as {MEMORY_MB}")
+        check_number("memory_mb", memory_mb, ABOVE_0, expected=f"more than 0, such as {MEMORY_MB}")
+        check_type("model", model, DRAEM)
         self.device = pick_device(device)
         self._networks = network_content(model)  # as they were trained, for `save`
         folded = fold_batch_norm(model).to(memory_format=torch.channels_last).to(self.device)

@@ -13,7 +13,7 @@ from torch import nn
 from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.detectors.tiling import smallest_tile
-from draem_aitex.errors import InputError, optional
+from draem_aitex.errors import InputError, check_type, optional
 from draem_aitex.files import FilePath, write_whole
 
 OPSET = 17  # of ONNX; read by ONNX Runtime 1.12 (2022) and newer
@@ -84,6 +84,7 @@ def export(detector: DraemDetector, path: FilePath) -> int:
     onnx is missing or the detector has no threshold.
     """
     onnx = optional("onnx", "write ONNX files", "onnx onnxruntime")
+    check_type("detector", detector, DraemDetector)
     if detector.threshold is None:
         raise InputError("detector: no threshold; expected a calibrated one; call its calibrate(data) first")
     model = onnx.load_from_string(_traced(WholeImage(detector).eval()))

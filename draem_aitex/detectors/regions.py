@@ -7,7 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from draem_aitex.errors import InputError
+from draem_aitex.data.fabric_edges import check_grey
+from draem_aitex.errors import InputError, check_number, check_type
 
 TOLERANCE = 12  # pixels by which masks and predicted regions are dilated before they are matched
 MAP_COLOUR, OUTLINE_COLOUR = (230, 30, 30), (41, 182, 246)  # RGB
@@ -15,6 +16,7 @@ MAP_COLOUR, OUTLINE_COLOUR = (230, 30, 30), (41, 182, 246)  # RGB
 
 def dilate(mask: np.ndarray, radius: int = TOLERANCE) -> np.ndarray:
     """Grow a bool mask `(H, W)` by a disc of `radius` pixels."""
+    check_number("radius", radius, 0, 1000, whole=True)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
 
@@ -26,6 +28,18 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, list[tuple[slice, slice]]]
     return labels, boxes
 
 
+def check_map(anomaly_map: np.ndarray, shape: tuple[int, ...] | None = None) -> None:
+    """Raise `InputError` for what is no anomaly map: float `(H, W)`, finite, and of this shape where one is given."""
+    check_type("anomaly_map", anomaly_map, np.ndarray)
+    if anomaly_map.ndim != 2 or not np.issubdtype(anomaly_map.dtype, np.floating):
+        raise InputError(f"anomaly_map: {anomaly_map.dtype} of shape {anomaly_map.shape}; expected floats (H, W)")
+    if shape is not None and anomaly_map.shape != shape:
+        raise InputError(f"anomaly_map: shape {anomaly_map.shape}; expected {shape}, that of its image")
+    if not np.isfinite(anomaly_map).all():
+        found = "anomaly_map: not finite; expected numbers"
+        raise InputError(f"{found}; the detector's weights are broken or too large: train or fit it anew")
+
+
 def find_regions(anomaly_map: np.ndarray, threshold: float) -> list[dict[str, Any]]:
     """Where a map passes the threshold: a list of dicts, the highest score first.
 
@@ -35,6 +49,8 @@ def find_regions(anomaly_map: np.ndarray, threshold: float) -> list[dict[str, An
 
     anomaly_map: float32 `(H, W)`.
     """
+    check_map(anomaly_map)
+    check_number("threshold", threshold, 0, 1)
     predicted = anomaly_map > threshold
     labels, boxes = components(dilate(predicted))
     found = []
@@ -51,10 +67,9 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.
 
     image: uint8 `(H, W)`; anomaly_map: float `(H, W)` in [0, 1]. Returns uint8 `(H, W, 3)`, RGB.
     """
-    if image.shape != anomaly_map.shape:
-        raise InputError(
-            f"image and anomaly_map: shapes {image.shape} and {anomaly_map.shape}; expected one shape for both"
-        )
+    check_grey(image)
+    check_map(anomaly_map, image.shape)
+    check_number("threshold", threshold, 0, 1)
     grey = np.repeat(image[:, :, None], 3, axis=2).astype(np.float32)
     strength = 0.7 * np.clip(anomaly_map, 0, 1)[:, :, None].astype(np.float32)
     blended = (grey + strength * (np.array(MAP_COLOUR, np.float32) - grey)).round().astype(np.uint8)

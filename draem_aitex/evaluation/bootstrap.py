@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from sklearn import config_context
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from draem_aitex.errors import check_number, check_seed
+
 RESAMPLES = 1000
 CONFIDENCE = 0.95  # share of the resamples inside an interval
 ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)  # of an interval, as quantiles
@@ -22,6 +24,8 @@ GRID = np.linspace(0, 1, 101)  # false-positive rates and recalls at which the c
 
 def draw_rolls(rolls: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each roll is drawn: int64 `(resamples, rolls)`, every row adds up to `rolls`."""
+    check_number("resamples", resamples, 1, whole=True)
+    check_seed(seed)
     if not rolls:
         return np.zeros((resamples, 0), np.int64)
     return np.random.default_rng(seed).multinomial(rolls, np.full(rolls, 1 / rolls), resamples)

@@ -1,6 +1,5 @@
 """A detector judged on rolls that it has not seen: `evaluate` goes through them, `Evaluation` is what it found."""
 
-import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from draem_aitex.data.patcher import patch_maxima
 from draem_aitex.data.rolls import NORMAL, Record, Roll, load_roll
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import Threshold
-from draem_aitex.detectors.regions import OUTLINE_COLOUR, dilate, outline, overlay
-from draem_aitex.errors import InputError
+from draem_aitex.detectors.regions import OUTLINE_COLOUR, check_map, dilate, outline, overlay
+from draem_aitex.errors import ABOVE_0, InputError, check_number, check_type
 from draem_aitex.evaluation import figures, metrics, text_table
 from draem_aitex.evaluation.pixel_metrics import PixelHistogram
 from draem_aitex.files import FilePath, sha256, write_whole
@@ -106,12 +105,14 @@ class Evaluation:
     strips: list[tuple[str, bytes]] = field(default_factory=list)  # title and JPEG of whole rolls
 
     def __post_init__(self) -> None:
-        if self.mm_per_px is not None and not 0 < self.mm_per_px < math.inf:
-            raise InputError(f"mm_per_px: {self.mm_per_px}; expected millimetres above 0; leave it out if unknown")
+        if self.mm_per_px is not None:
+            wanted = "millimetres above 0; leave it out if unknown"
+            check_number("mm_per_px", self.mm_per_px, ABOVE_0, expected=wanted)
         self._figures: dict[str, Any] = {}  # taken once: a thousand resamples take seconds
 
     def add(self, roll: Roll, scores: np.ndarray) -> None:
         """Take in one roll and its anomaly map, float32 `(H, W)`. Raises `InputError` for a roll without fabric."""
+        check_map(scores, roll.image.shape[:2])
         start, end = roll.edges
         if end - start < 1:
             raise InputError(f"{roll.name}: no fabric columns; expected some; leave the roll out")
@@ -201,11 +202,15 @@ def evaluate(
         >>> from draem_aitex import evaluate, load_detector, load_simulated
         >>> judged = evaluate(load_detector("compact_loom", quiet=True), load_simulated().test[:3], quiet=True)
     """
+    check_type("rolls", rolls, Iterable)
     about = detector.about
     result = Evaluation(_threshold(detector, fpr, threshold), mm_per_px, images, trained_on=about.get("source"))
     result.n_train_rolls = len(about["split"]["train"]) if "split" in about else None
     result.headline = str(detector) if about else detector.name
-    chosen, parts = _unseen(about, list(rolls))
+    rolls = list(rolls)
+    for roll in rolls:
+        check_type("rolls", roll, Record, Roll)
+    chosen, parts = _unseen(about, rolls)
     if all(parts):  # of the very set that the detector comes from
         result.source, result.part = about.get("source"), " and ".join(sorted(set(parts)))
     loaded = (load_roll(roll) if isinstance(roll, Record) else roll for roll in chosen)

@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.regions import components, dilate
+from draem_aitex.errors import InputError
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -21,6 +22,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None
     The area under the ROC curve (Hanley and McNeil, Radiology 143, 1982), as scikit-learn computes it. labels: bool
     `(N,)`; scores: float `(N,)`; weights: how often each counts, `(N,)`.
     """
+    labels, scores = _pair(labels, scores)
     several = len(np.unique(labels)) > 1
     return float(roc_auc_score(labels, scores, sample_weight=weights)) if several else float("nan")
 
@@ -30,6 +32,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike |
 
     labels: bool `(N,)`; scores: float `(N,)`; weights: how often each counts, `(N,)`.
     """
+    labels, scores = _pair(labels, scores)
     return float(average_precision_score(labels, scores, sample_weight=weights)) if np.any(labels) else float("nan")
 
 
@@ -38,7 +41,8 @@ def decision_counts(labels: ArrayLike, predicted: ArrayLike) -> np.ndarray:
 
     labels, predicted: bool, of one shape.
     """
-    labels, predicted = np.asarray(labels, bool), np.asarray(predicted, bool)
+    labels, predicted = _pair(labels, predicted)
+    labels, predicted = labels.astype(bool), predicted.astype(bool)
     return np.bincount((2 * ~labels + ~predicted).ravel(), minlength=4)
 
 
@@ -64,7 +68,8 @@ def figures_of_counts(counts: np.ndarray) -> dict[str, Any]:
 
 def decision_figures(labels: ArrayLike, scores: ArrayLike, threshold: float) -> dict[str, Any]:
     """`figures_of_counts` of the decision `score > threshold`. labels: bool `(N,)`; scores: float `(N,)`."""
-    return figures_of_counts(decision_counts(labels, np.asarray(scores) > threshold))
+    labels, scores = _pair(labels, scores)
+    return figures_of_counts(decision_counts(labels, scores > threshold))
 
 
 def f1_max_upper_bound(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -73,10 +78,22 @@ def f1_max_upper_bound(labels: ArrayLike, scores: ArrayLike) -> float:
     An upper bound and no result: no threshold that is set beforehand does better, and whoever quotes it as a result
     has chosen on test rolls. labels: bool `(N,)`; scores: float `(N,)`.
     """
+    labels, scores = _pair(labels, scores)
     if not np.any(labels):
         return float("nan")
     precision, recall, _ = precision_recall_curve(labels, scores)
     return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
+
+
+def _pair(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores as arrays. Raises `InputError` for other shapes than one for both, and for no numbers."""
+    arrays = np.asarray(labels), np.asarray(scores)
+    if arrays[0].shape != arrays[1].shape or any(
+        a.dtype.kind not in "biuf" or not np.isfinite(a).all() for a in arrays
+    ):
+        found = " and ".join(f"{array.dtype} {array.shape}" for array in arrays)
+        raise InputError(f"labels and scores: {found}; expected finite numbers of one shape")
+    return arrays
 
 
 def share(part: ArrayLike, whole: ArrayLike) -> Any:

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from draem_aitex.errors import ABOVE_0, InputError, check_number, check_type
 from draem_aitex.evaluation import metrics
 
 
@@ -30,6 +31,10 @@ class PixelHistogram:
 
         scores: float32 `(..., H, W)`, 0 or more; labels: bool of the same shape. A single row `(W,)` is fine.
         """
+        check_type("labels", labels, np.ndarray)
+        if np.shape(scores) != labels.shape or labels.dtype != bool or not (np.isfinite(scores) & (scores >= 0)).all():
+            found = f"scores {np.shape(scores)}, labels {labels.dtype} {labels.shape}"
+            raise InputError(f"{found}; expected one shape, scores that are finite and 0 or more, labels of bool")
         bins = np.ascontiguousarray(scores, np.float32).view(np.int32) >> self.SHIFT
         normal, on_defects = bins[~labels], bins[labels]
         parts = [(normal, None), (on_defects, None), (on_defects, _region_shares(labels))]
@@ -63,6 +68,7 @@ class PixelHistogram:
 
         limit: false-positive rate, above 0, up to 1. Trapezoids between the thresholds, a straight line up to it.
         """
+        check_number("limit", limit, ABOVE_0, 1, "a rate above 0, up to 1")
         negatives, _, regions = used = self.counts[:, self.counts.any(axis=0)][:, ::-1]
         if not used.any(axis=1).all():
             return float("nan")

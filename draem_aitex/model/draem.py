@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from draem_aitex.errors import InputError, check_choice, check_unit
+from draem_aitex.errors import InputError, check_choice, check_seed, check_type, check_unit
 from draem_aitex.model.unet import NetworkConfig, UNet
 
 # `compact`: of plain blocks this small the first network paints grey for all of a lesson; with a linear path and nearly
@@ -62,6 +62,7 @@ class DRAEM(nn.Module):
         return reconstruction[..., :height, :width], logits[..., :height, :width]
 
     def _check(self, images):
+        check_type("images", images, Tensor)
         dtype, channels, shape = self.reconstructive.head.weight.dtype, self.config.channels, tuple(images.shape)
         if len(shape) != 4 or shape[1] != channels or images.dtype != dtype or not images.numel():
             wanted = f"expected {dtype} of shape (B, {channels}, H, W) in [0, 1]"
@@ -100,6 +101,7 @@ def build_draem(preset: str | NetworkConfig = "compact", seed: int = 0, channels
     if isinstance(preset, str):
         check_choice("preset", preset, PRESETS)
         preset = replace(PRESETS[preset], channels=channels)
+    check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         return DRAEM(preset)

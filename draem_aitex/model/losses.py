@@ -10,6 +10,7 @@ raise `InputError` (ranges on the CPU alone: on a GPU, reading values would wait
 The paper's own losses are L2 + SSIM and focal; the authors' code has focal with gamma 2 and no alpha.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from draem_aitex.errors import InputError, check_unit
+from draem_aitex.errors import ABOVE_0, BELOW_1, InputError, check_number, check_type, check_unit
 
 Weights = Mapping[str, float]  # of the parts of a combined loss, by name
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; Wang et al., IEEE TIP 13(4), 2004, section III.B
@@ -40,6 +41,8 @@ class LossParts:
 def _checked(**pair):
     """A network's output and its target, checked, in float32 (float64 stays: gradients are checked in it)."""
     (name, output), (wanted, target) = pair.items()
+    check_type(name, output, Tensor)
+    check_type(wanted, target, Tensor)
     if output.shape != target.shape or output.ndim != 4 or not output.numel():
         shapes = f"{tuple(output.shape)} and {tuple(target.shape)}"
         raise InputError(f"{name} and {wanted}: shapes {shapes}; expected one shape (B, C, H, W) for both")
@@ -139,10 +142,11 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = FOCAL_GAMMA, alpha: 
 
 
 def _focal(cross_entropy, mask, gamma, alpha):
-    if alpha is not None and not 0 < alpha < 1:
-        raise InputError(f"alpha: {alpha}; expected above 0 and below 1, or None; a class of weight 0 costs nothing")
-    if not gamma >= 0:
-        raise InputError(f"gamma: {gamma}; expected 0 or more; 0 is plain cross-entropy")
+    if alpha is not None:
+        check_number(
+            "alpha", alpha, ABOVE_0, BELOW_1, "above 0 and below 1, or None; a class of weight 0 costs nothing"
+        )
+    check_number("gamma", gamma, 0, expected="0 or more; 0 is plain cross-entropy")
     p_true = torch.exp(-cross_entropy)
     hard = (1 - p_true).clamp_min(1e-12)  # at exactly 0 a power below 1 has no finite slope
     loss = hard**gamma * cross_entropy
@@ -159,6 +163,7 @@ def balance_weights(mask: Tensor, balance: float = BALANCE) -> Tensor:
     a. After blob loss (Kofler et al., arXiv 2205.08209), which averages over components; the window stands for them,
     for it needs no search and works on a whole batch. mask: `(B, C, H, W)` of 0 and 1. balance: px; 0 weighs all 1.
     """
+    check_number("balance", balance, 0)
     down, across = (_box(length, mask) for length in mask.shape[-2:])
     area = (down @ mask @ across).clamp_min(1)
     return 1 + mask * ((balance / area).sqrt().clamp(1, BALANCE_MOST) - 1)
@@ -197,7 +202,7 @@ def segmentation_loss(
 
 
 def _combined(parts, weights):
-    if set(weights) != set(parts) or not all(weight >= 0 for weight in weights.values()):
+    if set(weights) != set(parts) or not all(0 <= weight < math.inf for weight in weights.values()):
         raise InputError(f"weights: {weights}; expected 0 or more for each of {', '.join(parts)}")
     total = sum(weights[name] * part for name, part in parts.items())
     return LossParts(total, {name: part.detach() for name, part in parts.items()})

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from draem_aitex.data.aitex import FABRIC_FOLDERS, SIMULATED_MARK, load_aitex
 from draem_aitex.data.rolls import Collection
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_number, check_seed, check_type
 from draem_aitex.simulation.cloth import EDGE_WANDER, ROLL_HEIGHT, ROLL_WIDTH, Change, Cloth
 from draem_aitex.simulation.defects import MAKERS
 from draem_aitex.simulation.fabrics import FABRICS, read_data
@@ -53,8 +53,9 @@ def simulate_roll(
         raise InputError(f"fabric {fabric!r}: not on the loom; expected {', '.join(FABRICS)}; use one")
     if defect is not None and defect not in MAKERS:
         raise InputError(f"defect {defect!r}: not on the loom; expected None, {', '.join(MAKERS)}; use one")
-    if width < 512 or height < 64:
-        raise InputError(f"roll of {width} x {height} px: expected 512 x 64 or more; use a larger one")
+    check_number("width", width, 512, 2**20, whole=True)
+    check_number("height", height, 64, 2**14, whole=True)
+    check_type("generator", generator, np.random.Generator)
     count = len(FABRICS[fabric].recordings)
     if recording is not None and recording not in range(count):
         raise InputError(f"recording {recording!r}: fabric {fabric} has {count}, from 0 on; use one of these or None")
@@ -99,8 +100,7 @@ def simulate(out: Path | str, seed: int = 0, progress: bool = False, overwrite: 
     still refused.
     """
     out = Path(out)
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed {seed!r}: expected a whole number, 0 or more; choose another")
+    check_seed(seed)
     before, wanted = _mark(out), _wanted(seed)
     if out.is_file() or (out.exists() and any(out.iterdir()) and not (before and overwrite)):
         what = "not empty" if before else "not simulated rolls"

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from draem_aitex.anomalies.augmenter import AugmenterConfig
 from draem_aitex.anomalies.paper_augmenter import PaperAugmenterConfig
-from draem_aitex.errors import ABOVE_0, BELOW_1, InputError, check_choice, check_number
+from draem_aitex.errors import ABOVE_0, BELOW_1, InputError, check_choice, check_number, check_seed, check_type
 from draem_aitex.model.draem import PRESETS
 from draem_aitex.model.unet import NetworkConfig
 from draem_aitex.training.sampler import NormalAugmentation
@@ -94,7 +95,9 @@ class TrainConfig:
         check_number("learning_rate", self.learning_rate, ABOVE_0, expected="a number above 0, such as 0.002")
         for share in ("warm_up", "ema_decay", "weight_decay"):
             check_number(share, getattr(self, share), 0, BELOW_1, "a number from 0 to below 1")
-        check_number("seed", self.seed, 0, 2**62 - 1, "a whole number from 0 to below 2^62", True)
+        check_seed(self.seed)
+        check_type("augmenter", self.augmenter, AugmenterConfig, PaperAugmenterConfig)
+        check_type("normal_augmentation", self.normal_augmentation, NormalAugmentation, NoneType)
 
     @property
     def network(self) -> NetworkConfig:

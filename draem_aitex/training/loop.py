@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from draem_aitex.data.rolls import Roll
 from draem_aitex.devices import Device, memory_errors
-from draem_aitex.errors import InputError, one_line
+from draem_aitex.errors import InputError, check_number, one_line
 from draem_aitex.files import FilePath, remove_leftovers, write_whole
 from draem_aitex.model.draem import DRAEM
 from draem_aitex.training import distributed
@@ -72,8 +72,8 @@ def train_networks(
         InputError: a checkpoint of another run or one that can't be written, a loss that is not finite, too little
             memory.
     """
-    if not log_every >= 1 or not save_seconds >= 0:
-        raise InputError(f"log_every={log_every}, save_seconds={save_seconds}; expected 1 or more, and 0 or more")
+    check_number("log_every", log_every, 1, whole=True)
+    check_number("save_seconds", save_seconds, 0)
     advice = f"batch: {config.batch} crops of {config.crop} pixels do not fit; give a smaller batch or smaller crops"
     with memory_errors(advice), ThreadPoolExecutor(1) as writer:
         trainer = Trainer(rolls, config, device, compiled)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from draem_aitex.data.rolls import Roll
-from draem_aitex.devices import Device, pick_device
-from draem_aitex.errors import InputError, check_number
+from draem_aitex.devices import Device, check_generator, pick_device
+from draem_aitex.errors import ABOVE_0, InputError, check_number, check_type
 
 # Crops drawn evenly hardly ever show the selvedge, and its outermost columns only where a crop starts exactly there.
 EDGE_SHARE = 0.4  # of the crops lie at the fabric's left edge: half of these start on it, half within EDGE_COLUMNS
@@ -51,8 +51,11 @@ class NormalAugmentation:
         check_number("wander", self.wander, 0, expected="0 pixels or more")
         check_number("tone", self.tone, 0, 1, "a part from 0 to 1")
         check_number("brightness", self.brightness, 0, 1, "an offset from 0 to 1")
-        if len(self.stretch) != 2 or not 0 < self.stretch[0] <= self.stretch[1] < math.inf:
+        check_type("stretch", self.stretch, tuple, list)
+        if len(self.stretch) != 2:
             raise InputError(f"stretch: {self.stretch}; expected two numbers above 0, the smaller first")
+        check_number("stretch", self.stretch[0], ABOVE_0, expected="two numbers above 0")
+        check_number("stretch", self.stretch[1], self.stretch[0], expected="two numbers, the smaller first")
 
 
 class CropSampler:
@@ -75,6 +78,10 @@ class CropSampler:
     ) -> None:  # fmt: skip
         if not rolls:
             raise InputError("rolls: none given; expected at least one defect-free training roll; check the folder")
+        for roll in rolls:
+            check_type("rolls", roll, Roll)
+        check_number("crop", crop, 1, whole=True)
+        check_number("channels", channels, 1, whole=True)
         heights = {roll.image.shape[0] for roll in rolls}
         if len(heights) > 1:
             raise InputError(f"rolls: heights {sorted(heights)} pixels; expected one height; resize or train apart")
@@ -106,7 +113,9 @@ class CropSampler:
 
     def __call__(self, batch: int, generator: torch.Generator) -> torch.Tensor:
         """Draw crops: float32 `(batch, channels, crop, crop)` in [0, 1]. generator: on the sampler's device."""
+        check_number("batch", batch, 1, whole=True)
         device = self.strip.device
+        check_generator(generator, device.type)
         roll = torch.randint(len(self.free), (batch,), generator=generator, device=device)
         position = torch.rand(batch, 3, generator=generator, device=device)
         anywhere = position[:, 0] * self.free[roll]
