@@ -66,6 +66,7 @@ def run(path, target):
     seconds = time.monotonic() - started
     clean(notebook)
     describe(notebook, seconds)
+    lay_out(notebook)
     if succeeded or target != path:
         temporary = target.with_name(f".{target.name}.tmp")
         nbformat.write(notebook, temporary)
@@ -111,6 +112,17 @@ def describe(notebook, seconds):
         for output in cell.get("outputs", []):
             if caption and "image/png" in output.get("data", {}):
                 output.metadata["image/png"] = {"alt": caption[1]}
+
+
+def lay_out(notebook):
+    """Tag the cells for `jupyter nbconvert --to slides`.
+
+    A heading begins a slide, and a code cell one below it; text behind either stays with it, as captions do.
+    """
+    for cell in notebook.cells:
+        heading = cell.cell_type == "markdown" and cell.source.startswith("#")
+        kind = "slide" if heading else "subslide" if cell.cell_type == "code" else "-"
+        cell.metadata["slideshow"] = {"slide_type": kind}
 
 
 if __name__ == "__main__":

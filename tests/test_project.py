@@ -1,5 +1,6 @@
 """The promises around the code: README, notebooks, requirements."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
+from nbconvert import SlidesExporter
 from PIL import Image
 
 from draem_aitex import load_aitex
@@ -114,6 +116,19 @@ def test_notebook_runs_alone_from_a_fresh_kernel(name, tmp_path):
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert path.read_bytes() == before and (tmp_path / path.name).exists()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_becomes_slides_that_begin_with_its_headings(path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "notebooks")
+    notebook = nbformat.read(path, as_version=4)
+    importlib.import_module("run").lay_out(notebook)
+    page, _ = SlidesExporter().from_notebook_node(notebook)
+    columns = re.findall(r"<section><section>(.*?)</section></section>", page, re.DOTALL)
+    headings = [cell for cell in notebook.cells if cell.cell_type == "markdown" and cell.source.startswith("#")]
+    assert len(columns) == len(headings) and all(re.search(r"<h[123]", column) for column in columns)
+    below = sum(column.count("</section><section>") for column in columns)
+    assert below == sum(cell.cell_type == "code" for cell in notebook.cells)
 
 
 def test_a_failing_notebook_fails_the_run(tmp_path):
