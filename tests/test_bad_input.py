@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -28,7 +29,7 @@ from draem_aitex.baselines.vae import VAE
 from draem_aitex.cli.main import main
 from draem_aitex.data import aitex, fabric_edges, images, patcher
 from draem_aitex.data.folder import load_folder
-from draem_aitex.data.rolls import Collection, Roll, roll_of_array
+from draem_aitex.data.rolls import Collection, Roll, load_roll, read_mask, roll_of_array
 from draem_aitex.detectors import onnx, regions
 from draem_aitex.detectors.calibration import Calibration, Threshold
 from draem_aitex.detectors.draem import DraemDetector, anomaly_map
@@ -662,6 +663,52 @@ def tall_roll():
 @pytest.mark.parametrize("what", OTHERS)
 def test_other_arguments_in_python(what, capfd):
     refused(capfd, OTHERS[what], "; ")
+
+
+# Folders of rolls: what lies in them is found when it is read
+
+SPOILT = (
+    "cut_at_0.6_grey.png",
+    "checksum_of_pixels.png",
+    "noise_0_grey.jpg",
+    "float.tif",
+    "lies_huge.bmp",
+    "text.png",
+)
+
+
+@pytest.fixture
+def one_roll(tmp_path):
+    """A folder in AITEX's layout: one defective roll and its mask, which a test spoils."""
+    picks = np.uint8(100 + 80 * np.sin(np.arange(128) * (2 * np.pi / 8)))[:, None]
+    for name in ("Defect_images/0001_002_00.png", "Mask_images/0001_002_00_mask.png"):
+        (tmp_path / name).parent.mkdir()
+        assert cv2.imwrite(str(tmp_path / name), picks + fitted_roll().image // 8)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize("where", ["Defect_images/0001_002_00.png", "Mask_images/0001_002_00_mask.png"])
+def test_images_and_masks_in_folders(where, name, one_roll, capfd):
+    (one_roll / where).write_bytes(MALFORMED[name])
+    (record,) = aitex.load_aitex(one_roll).records
+    refused(capfd, lambda: load_roll(record), one_roll / where, "; expected ")
+
+
+@pytest.mark.parametrize("shape", [(127, 512), (128, 511), (512, 128), (1, 1)])
+def test_a_mask_of_another_size(shape, one_roll, capfd):
+    mask = one_roll / "Mask_images/0001_002_00_mask.png"
+    cv2.imwrite(str(mask), np.zeros(shape, np.uint8))
+    (record,) = aitex.load_aitex(one_roll).records
+    refused(capfd, lambda: read_mask(record), mask, f"{shape[1]} x {shape[0]}")
+
+
+@pytest.mark.parametrize("odd", ["fifo", "loop", "folder"])
+def test_what_is_no_file_among_rolls_is_no_roll(odd, one_roll, capfd):
+    """Never waited for: what is no regular file, or a broken link, is not even listed."""
+    path = one_roll / "Defect_images/0002_002_00.png"
+    {"fifo": os.mkfifo, "folder": os.mkdir, "loop": lambda path: os.symlink(path, path)}[odd](path)
+    assert len(aitex.load_aitex(one_roll).records) == 1 and len(aitex.verify(one_roll)) > 2
 
 
 # The command line
