@@ -182,16 +182,10 @@ def judged(detector, records, draem, roll):
     }
 
 
-def open_record(path, source):
+def open_record(path, source, command="python benchmarks/baselines.py"):
     """The record so far; refuses to mix rows of other rolls."""
     if not path.exists():
-        return {
-            **circumstances("python benchmarks/baselines.py"),
-            "source": source,
-            "rate": RATE,
-            "seed": SEED,
-            "rows": {},
-        }
+        return {**circumstances(command), "source": source, "rate": RATE, "seed": SEED, "rows": {}}
     record = json.loads(path.read_text())
     if record["source"] != source:
         raise InputError(f"{path}: holds rows of {record['source']}; expected {source}; give another --record")

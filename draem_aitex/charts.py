@@ -166,3 +166,20 @@ def plot_hits(rows: Sequence[tuple[str, int, int]]) -> Figure:
     axis.set(xlabel="defects (dark: hit)", xlim=(0, 1.2 * max([*defects, 1])))
     axis.invert_yaxis()
     return figure
+
+
+def plot_chain(images: Mapping[str, np.ndarray], steps: Sequence[str]) -> Figure:
+    """Images in a row, with an arrow from each to the next and what happens on the way.
+
+    images: title to `(H, W)` in [0, 1], "prediction" drawn as an anomaly map; steps: a text for every arrow.
+    """
+    shares = [1.0, *[share for _ in steps for share in (0.9, 1.0)]]
+    figure = Figure(figsize=(1.3 * sum(shares), 1.6), layout="constrained")
+    axes = figure.subplots(1, len(shares), width_ratios=shares)
+    for axis, (title, image) in zip(axes[::2], images.items(), strict=True):
+        (draw_map if title == "prediction" else draw_image)(axis, image, title)
+    for axis, step in zip(axes[1::2], steps, strict=True):
+        axis.annotate("", (1, 0.4), (0, 0.4), arrowprops={"arrowstyle": "-|>", "color": GREY, "linewidth": 2})
+        axis.text(0.5, 0.47, step, ha="center", va="bottom", fontsize=10)
+        axis.set_axis_off()
+    return figure

@@ -126,9 +126,9 @@ def show_rows(rows: Mapping[str, Images], titles: Titles = None) -> Figure:
     return figure
 
 
-def _tiles(image, rows, columns, left=8, right=8, under=8):
+def _tiles(image, rows, columns, left=8, right=8, under=8, top=26):
     """A figure and its axes `(rows, columns)`, each with two pixels for every pixel of `image`; margins in pixels."""
-    (height, width), gap, top = np.multiply(2, np.shape(image)), 8, 26
+    (height, width), gap = np.multiply(2, np.shape(image)), 8
     across, down = left + columns * (width + gap) - gap + right, top + rows * (height + under)
     figure = Figure(figsize=(across / DPI, down / DPI), dpi=DPI)
     axes = np.empty((rows, columns), object)
@@ -150,49 +150,60 @@ def _add_bar(figure, axis, shown, label):
     figure.colorbar(shown, cax=figure.add_axes((box.x1 + 8 * pixel, box.y0, 14 * pixel, box.height)), label=label)
 
 
-def show_map(
-    image: np.ndarray, anomaly_map: np.ndarray, mask: Mask = None, threshold: float | None = None,
-    edges: Columns = None, zoom: Columns = None,
+def show_prediction(
+    image: np.ndarray, anomaly_map: np.ndarray, threshold: float, mask: Mask = None, edges: tuple[int, ...] = (),
+    at: tuple[int, int] | None = None, side: int = 128,
 ) -> Figure:  # fmt: skip
-    """A roll above its anomaly map: ground truth in green, prediction (what is above the threshold) in blue.
+    """A whole roll above its map, and one place of it enlarged: image, map, predicted mask, ground-truth mask.
 
-    image: uint8 `(H, W)`; anomaly_map: float `(H, W)` in [0, 1]; mask: bool `(H, W)`; edges: of the fabric; zoom:
-    `(first, last)` column to show. Raises `InputError` where the shapes differ.
+    image: uint8 `(H, W)`; anomaly_map: float `(H, W)` in [0, 1]; mask: bool `(H, W)`; edges: of the fabric; at: `(row,
+    column)` in the middle of the `side` px that are enlarged; without it, of the highest score. Raises `InputError`
+    where the shapes differ.
     """
-    check_shapes(image, anomaly_map, "image and anomaly_map")
-    first, last = zoom or (0, image.shape[1])
-    image, anomaly_map = image[:, first:last], anomaly_map[:, first:last]
-    height = 1.2 if zoom is None else WIDTH * image.shape[0] / image.shape[1]
-    figure, axes = panels(WIDTH, 2 * min(height, 4) + 0.6, 2)
-    above, below = axes.flat
-    draw_roll(above, image, "roll")
-    figure.colorbar(draw_map(below, anomaly_map, "anomaly map, 0–1", "left"), ax=axes, fraction=0.02, pad=0.01)
-    for axis in (above, below):
-        _mark(axis, None if mask is None else mask[:, first:last], DEFECT, image, ring=zoom is None)
-        for column in [edge for edge in edges or () if first <= edge <= last]:
-            axis.axvline(min(column, last - 1) - first, color=EDGE, linewidth=1)
-    if threshold is not None:
-        _mark(above, anomaly_map > threshold, PREDICTED, image)
-    return figure
+    maps, truth = {"anomaly map": anomaly_map}, np.zeros(image.shape, bool) if mask is None else mask
+    masks = {"predicted mask": anomaly_map > threshold, "ground-truth mask": truth}
+    return _with_place(image, maps, {"enlarged": image / 255, **maps, **masks}, mask, edges, at, side, "score, 0–1")
 
 
 def show_maps_compared(
-    image: np.ndarray, maps: Mapping[str, np.ndarray], mask: Mask = None, thresholds: Mapping[str, float] | None = None
-) -> Figure:
-    """One roll, and one map per detector; each is divided by twice its threshold, so that 0.5 is every threshold.
+    image: np.ndarray, maps: Mapping[str, np.ndarray], mask: Mask = None, thresholds: Mapping[str, float] | None = None,
+    at: tuple[int, int] | None = None, side: int = 128,
+) -> Figure:  # fmt: skip
+    """One roll, one map per detector and one place enlarged; maps are divided by twice their thresholds: 0.5 is each.
 
     image: uint8 `(H, W)`; maps: name to float `(H, W)`; mask: bool `(H, W)`; thresholds: name to value, 0.5 for all
-    without it. Raises `InputError` where the shapes differ.
+    without it; at, side: as in `show_prediction`, by default where the first map is highest. Raises `InputError` where
+    the shapes differ.
     """
-    figure, axes = panels(WIDTH, 1.05 * (len(maps) + 1) + 0.3, len(maps) + 1)
-    draw_roll(axes[0, 0], image, "roll")
-    for axis, (name, scores) in zip(axes[1:, 0], maps.items(), strict=True):
-        check_shapes(image, scores, f"image and map of {name}")
-        relative = scores / (thresholds[name] if thresholds else 0.5) / 2
-        colours = draw_map(axis, np.clip(relative, 0, 1), name, "left")
-    figure.colorbar(colours, ax=axes, fraction=0.02, pad=0.01, label="score / (2 × threshold); 0.5 = threshold")
-    for axis in axes.flat:
+    twice = {name: 2 * (thresholds[name] if thresholds else 0.5) for name in maps}
+    relative = {name: np.clip(scores / twice[name], 0, 1) for name, scores in maps.items()}
+    label = "score / (2 × threshold)"
+    return _with_place(image, relative, {"enlarged": image / 255, **relative}, mask, (), at, side, label)
+
+
+def _with_place(image, maps, tiles, mask, edges, at, side, label):
+    """A roll and its maps one above the other, and below them one place of the images in `tiles`; label: of the bar."""
+    for name, scores in maps.items():
+        check_shapes(image, scores, f"image and {name}")
+    row, column = at or np.unravel_index(next(iter(maps.values())).argmax(), image.shape)
+    top, left = (max(0, min(x - side // 2, y - side)) for x, y in zip((row, column), image.shape, strict=True))
+    near, across = np.s_[top : top + side, left : left + side], len(tiles) * (2 * side + 8) - 8
+    strip = round(across * image.shape[0] / image.shape[1])
+    figure, axes = _tiles(image[near], 1, len(tiles), right=72, top=(1 + len(maps)) * (strip + 30) + 26)
+    wide, high = figure.get_size_inches() * DPI
+    for row, (title, values) in enumerate({"roll": image, **maps}.items()):
+        place = 8 / wide, 1 - (26 + strip + row * (strip + 30)) / high, across / wide, strip / high
+        axis = figure.add_axes(place)
+        (draw_map if row else draw_roll)(axis, values, title, side="left")
         _mark(axis, mask, DEFECT, image, ring=True)
+        for edge in edges:
+            axis.axvline(min(edge, image.shape[1] - 1), color=EDGE, linewidth=1)
+        axis.indicate_inset((left, top, side, side), edgecolor=PREDICTED, linewidth=2, alpha=1)
+    for axis, (title, values) in zip(axes[0], tiles.items(), strict=True):
+        shown = _draw_tile(axis, values[near], title, colours="magma" if title in maps else "gray")
+        if title in maps:
+            scale = shown
+    _add_bar(figure, axes[0, -1], scale, label)
     return figure
 
 

@@ -28,6 +28,7 @@ from draem_aitex.training.model_card import kept_figures
 DETECTORS: dict[str, Any] = {detector.kind: detector for detector in (DraemDetector, VAE, PatchCore)}
 HERE = Path(__file__).parent
 SHIPPED = HERE / "shipped" if (HERE / "shipped").is_dir() else HERE.parent / "checkpoints"  # in a wheel; else beside us
+RECORDS = HERE / "records" if (HERE / "records").is_dir() else HERE.parent / "benchmarks" / "results"  # of measurements
 MINUTES = 8.0  # of training, where nothing else is asked for
 
 

@@ -15,6 +15,7 @@ from test_baselines import as_roll, seeded, small_bank, stripes, with_blob
 
 from draem_aitex.anomalies.kinds import KINDS
 from draem_aitex.baselines.backbones import NAMES
+from draem_aitex.baselines.vae import VAE
 from draem_aitex.data import aitex, patcher
 from draem_aitex.data.rolls import load_rolls
 from draem_aitex.evaluation import metrics
@@ -30,6 +31,7 @@ import augmenter  # noqa: E402
 import baselines  # noqa: E402
 import gpu  # noqa: E402
 import inference  # noqa: E402
+import introduction  # noqa: E402
 import neighbours  # noqa: E402
 import record  # noqa: E402
 import scores  # noqa: E402
@@ -398,6 +400,23 @@ def test_the_reading_that_is_the_best_on_development_rolls_is_taken(monkeypatch)
     }  # fmt: skip
     assert len(row["tried"]) == 6 and row["chosen"] in row["tried"] and row["fit_seconds"] >= 0
     assert detector.calibrated == (["calibration"], baselines.RATE, 3, False), "as the reading has it, on other rolls"
+
+
+def test_the_introductions_rows_are_kept_and_not_measured_again(monkeypatch, capsys, small_set, tmp_path):
+    """A tiny autoencoder in place of all rows: figures and loss are in the record, and a second call fits nothing."""
+    assert all(how["steps"] % introduction.EVERY == 0 for _, how in introduction.rows().values() if how)
+    monkeypatch.setattr(introduction, "load_simulated", lambda: aitex.load_aitex(small_set))
+    monkeypatch.setattr(introduction, "rows", lambda: {"VAE": (VAE(size=16), {"steps": 100, "batch": 2})})
+    record, printed = tmp_path / "record.json", []
+    for _ in range(2):
+        status, lines, _ = run(monkeypatch, capsys, introduction, "--record", record)
+        (row,) = json.loads(lines[-1]).values()
+        assert status == 0 and row == json.loads(record.read_text())["rows"]["VAE"]
+        assert len(row["losses"]) == 2 and row["losses"][1] < row["losses"][0]
+        assert 0 <= row["patch_auroc"] <= 1 and 0 < row["positive_patches"] < row["patches"]
+        printed.append(lines)
+        monkeypatch.setattr(VAE, "fit", None)
+    assert printed[0] == printed[1]
 
 
 def test_the_neighbours_costs(monkeypatch, capsys, tmp_path):

@@ -32,8 +32,8 @@ FIGURES = {
     "rows": lambda: plots.show_rows({"a": CROPS, "b": CROPS, "c": CROPS, "d": CROPS}, list("abcde")),
     "augmented": lambda: plots.show_augmented(CROPS, CROPS, [c > 0.9 for c in CROPS], list("abcde")),
     "samples": lambda: plots.show_samples(dict.fromkeys(plots.SAMPLE, CROPS[:2]), ["a", "b"]),
-    "map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024)),
-    "zoomed map": lambda: plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024), zoom=(400, 700)),
+    "prediction": lambda: plots.show_prediction(ROLL, MAP, 0.5, MASK, (10, 1024), (128, 500)),
+    "prediction of a normal roll": lambda: plots.show_prediction(ROLL, MAP, 0.5),
     "maps compared": lambda: plots.show_maps_compared(ROLL, {"a": MAP, "b": MAP}, MASK, {"a": 0.5, "b": 0.1}),
     "training": lambda: charts.plot_training(LOG),
     "training, nothing yet": lambda: charts.plot_training([]),
@@ -61,9 +61,9 @@ def test_every_figure_draws(name):
 def test_a_map_has_one_fixed_scale():
     """A normal roll must look normal: the colours run from 0 to 1 whatever the map holds."""
     for value in (1e-3, 0.9):
-        figure = plots.show_map(ROLL, np.full(ROLL.shape, value, np.float32))
-        assert figure.axes[1].images[0].get_clim() == (0, 1)
-        sample = charts.plot_training(LOG, {"predicted mask": figure.axes[1].images[0].get_array()[:, :64]})
+        whole, enlarged = plots.show_prediction(ROLL, np.full(ROLL.shape, value, np.float32), 0.5).axes[5:0:-4]
+        assert whole.images[0].get_clim() == enlarged.images[0].get_clim() == (0, 1)
+        sample = charts.plot_training(LOG, {"predicted mask": whole.images[0].get_array()[:, :64]})
         assert sample.subfigs[1].axes[0].images[0].get_clim() == (0, 1)
 
 
@@ -90,9 +90,19 @@ def test_a_roll_is_shown_with_columns_of_it_enlarged():
     )  # of the mask and a margin of 3 px
 
 
+def test_a_prediction_is_shown_beside_the_ground_truth_where_it_was_asked_for():
+    """Panels of one place: image, map, predicted and ground-truth mask; without a place, around the highest score."""
+    column = np.argwhere(MASK)[0, 1]
+    panels = plots.show_prediction(ROLL, MAP, 0.5, MASK, at=(128, column)).axes[:4]
+    near = np.s_[64:192, column - 64 : column + 64]
+    for axis, values in zip(panels, (ROLL / 255, MAP, MAP > 0.5, MASK), strict=True):
+        assert np.array_equal(axis.images[0].get_array(), values[near])
+    assert MAP.max() == plots.show_prediction(ROLL, MAP, 0.5).axes[1].images[0].get_array().max()
+
+
 def test_compared_maps_put_every_threshold_at_one_half():
     figure = plots.show_maps_compared(ROLL, {"a": MAP, "b": 10 * MAP}, thresholds={"a": 0.2, "b": 2.0})
-    first, second = (figure.axes[i].images[0].get_array() for i in (1, 2))
+    first, second = (axis.images[0].get_array() for axis in figure.axes[4:6])
     assert np.allclose(first, second) and np.isclose(first[0, 0], 0.05 / 0.4)
 
 
@@ -116,14 +126,11 @@ def test_a_pair_says_how_many_feature_maps_each_level_has_and_draws_skips_where_
     assert figure.subfigs[-1].axes[0].images[0].get_clim() == (0, 1)
 
 
-def test_outlines_are_where_the_mask_is_zoomed_or_not():
-    whole = plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024))
-    ring, edges, predicted = whole.axes[0].lines[0], whole.axes[0].lines[1:3], whole.axes[0].lines[3]
+def test_a_ring_lies_around_each_defect_and_lines_on_the_edges():
+    axis = plots.show_prediction(ROLL, MAP, 0.5, MASK, (10, 1024)).axes[4]
+    ring, edges = axis.lines[0], axis.lines[1:3]
     assert (min(ring.get_xdata()), max(ring.get_xdata())) == (500 - 12 - 28, 519 + 13 + 28)
     assert [line.get_xdata()[0] for line in edges] == [10, 1023], "half open: drawn on the last column"
-    assert (min(predicted.get_xdata()), max(predicted.get_ydata())) == (500, 109)
-    zoomed = plots.show_map(ROLL, MAP, MASK, 0.5, (10, 1024), zoom=(400, 700)).axes[0]
-    assert zoomed.get_xlim() == (-0.5, 299.5) and min(zoomed.lines[0].get_xdata()) == 100
 
 
 def test_hits_are_told_in_numbers():
@@ -143,7 +150,7 @@ def test_overlay_reddens_what_scores_and_leaves_the_rest():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: plots.show_map(ROLL, MAP[:, :-1]),
+        lambda: plots.show_prediction(ROLL, MAP[:, :-1], 0.5),
         lambda: plots.show_rolls([ROLL], masks=[MASK[:-1]]),
         lambda: plots.show_samples({"normal": CROPS, "corrupted": [CROPS[0][:-1]]}),
         lambda: charts.plot_roc_pr([True, True], [0.1, 0.2]),
