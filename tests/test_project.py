@@ -91,7 +91,7 @@ def test_requirements_and_project_agree():
     listed = [line.split("#")[0].strip() for line in listed if line and not line.startswith(("#", "-e"))]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {package for packages in project["optional-dependencies"].values() for package in packages}
-    assert set(listed) == set(project["dependencies"]) | extras | {"pytest", "nbclient", "ruff", "mypy"}
+    assert set(listed) == set(project["dependencies"]) | extras | {"pytest", "nbclient", "hypothesis", "ruff", "mypy"}
 
 
 def test_all_six_are_there():
