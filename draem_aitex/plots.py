@@ -72,7 +72,7 @@ def show_crops(
     """
     limits = scale if isinstance(scale, tuple) else (0, scale)
     columns = min(columns, len(crops))
-    figure, axes = _tiles(crops[0], -(-len(crops) // columns), columns, under=28, right=72 if bar else 8)
+    figure, axes = _tiles(crops[0], -(-len(crops) // columns), columns, under=28, right=100 if bar else 8)
     for axis in axes.flat[len(crops) :]:
         axis.set_axis_off()
     for axis, crop, title, mask in zip(axes.flat, crops, titles or repeat(""), masks or repeat(None), strict=False):

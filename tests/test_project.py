@@ -156,8 +156,6 @@ WRONG = {  # one plausible wrong answer an exercise
     "02_Data_Preparation": ["def count_patches(edges, size, stride):\n    return (edges[1] - edges[0]) // stride"],
     "03_Synthetic_Anomaly_Generation": [
         "def pinhole(images, fabric, severity, generator):\n    return images * 0 + 1, fabric",
-        'trouble = AugmenterConfig(clean_share=0.9, weights={"slip": 2, "thread": 1})',
-        "out_of_step = 2",
     ],
     "04_DRAEM_Model": [
         "def parameters(inputs, outputs):\n    return 9 * inputs * outputs + outputs",

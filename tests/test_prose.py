@@ -17,6 +17,7 @@ from conftest import ROOT
 WRITTEN: list[tuple[str, float]] = [  # notebook, most minutes on two CPU cores
     ("01_Introduction", 2.5),
     ("02_Data_Preparation", 1.0),
+    ("03_Synthetic_Anomaly_Generation", 1.0),
     ("04_DRAEM_Model", 2.0),
     ("06_Evaluate_DRAEM", 1.5),
 ]
