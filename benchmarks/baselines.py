@@ -27,7 +27,6 @@ from draem_aitex.baselines.backbones import NAMES
 from draem_aitex.baselines.baseline import odds_to_scores, on_roll, smoothed
 from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
-from draem_aitex.cli.shared import check_writable
 from draem_aitex.data import aitex
 from draem_aitex.data.patcher import patch_maxima
 from draem_aitex.data.rolls import load_rolls
@@ -36,6 +35,7 @@ from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
 from draem_aitex.evaluation import metrics, text_table
 from draem_aitex.evaluation.evaluator import evaluate
+from draem_aitex.files import check_outputs
 from draem_aitex.training.sampler import NormalAugmentation
 
 CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
@@ -60,7 +60,7 @@ def main():
     options = parser.parse_args()
     try:
         need_data(options)
-        check_writable(options.record)
+        check_outputs([options.record])
         for name in options.only:
             if name not in rows():
                 raise InputError(f"--only {name}: no such row; expected some of {'; '.join(rows())}")

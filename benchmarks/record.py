@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 from draem_aitex import devices
-from draem_aitex.cli.shared import check_writable
 from draem_aitex.data.rolls import load_rolls
 from draem_aitex.errors import InputError
-from draem_aitex.files import write_whole
+from draem_aitex.files import check_outputs, write_whole
 from draem_aitex.simulation.loom import load_simulated
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +75,7 @@ def run_speed(parser, measure):
         for name, value in vars(options).items():
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
-        check_writable(options.record)
+        check_outputs([options.record])
         result = measure(options)
         keep(options, result)
     except InputError as error:

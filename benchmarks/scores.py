@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 from record import ROOT, add_data, circumstances, need_data, write
 
-from draem_aitex.cli.shared import check_writable
 from draem_aitex.data import aitex
 from draem_aitex.data.patcher import patch_maxima
 from draem_aitex.data.rolls import load_rolls
@@ -25,6 +24,7 @@ from draem_aitex.detectors.calibration import Calibration, held_out_scores, norm
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
 from draem_aitex.evaluation import metrics
+from draem_aitex.files import check_outputs
 
 CHECKPOINT = ROOT / "checkpoints" / "compact_aitex.pt"
 WIDTHS = (0, 0.7, 1, 1.5, 2, 4)  # standard deviations, px; 0 is the map as it is
@@ -40,7 +40,7 @@ def main():
     options = parser.parse_args()
     try:
         need_data(options)
-        check_writable(options.record)
+        check_outputs([options.record])
         result = measure(options)
         if options.record is not None:
             command = f"python benchmarks/scores.py --data DIR --checkpoint {options.checkpoint.name}"

@@ -13,13 +13,13 @@ import torch
 from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
 from draem_aitex.data.patcher import PATCH, patch_corners
-from draem_aitex.data.rolls import Collection, load_rolls
+from draem_aitex.data.rolls import Collection, check_readable, load_rolls
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.devices import Device, describe
 from draem_aitex.errors import InputError, check_choice, check_seed, check_type
 from draem_aitex.evaluation.evaluator import evaluate
-from draem_aitex.files import FilePath
+from draem_aitex.files import FilePath, claimed
 from draem_aitex.training import distributed, loop
 from draem_aitex.training.checkpoint import describe_split, load_checkpoint
 from draem_aitex.training.config import TrainConfig
@@ -68,7 +68,7 @@ def train(
     if "on_log" not in options and "ipykernel" in sys.modules and not quiet:
         from draem_aitex.training import live  # with matplotlib
 
-        check_parts(data)
+        check_counts(data)
         figure = live.LiveFigure(live.fixed_sample(load_rolls(data.train[:2]), config, device))
         options = {"log_every": 10, **options, "on_log": figure.follow}
     result = run(data, config, checkpoint, device, quiet=quiet, **options)
@@ -96,14 +96,25 @@ def finish(
     detector = DraemDetector(result.model, device)
     if distributed.rank() > 0:
         return detector
-    if checkpoint is not None and result.finished:
+    kept = checkpoint if result.finished else None
+    with claimed([kept]):
+        return _finished(detector, data, config, result, kept, device, command)
+
+
+def _finished(detector, data, config, result, checkpoint, device, command):
+    """`finish` on the first rank. checkpoint: None for a run that is not finished."""
+    origin = _origin(data)
+    if checkpoint is not None:
         content = load_checkpoint(checkpoint, DraemDetector.kind)
         if "threshold" in content:
+            if content["split"] != origin["split"]:
+                found = "holds a detector that was calibrated and judged with other rolls"
+                raise InputError(f"{checkpoint}: {found}; expected the same data; give another file (--out)")
             return DraemDetector.restored(content, checkpoint, device, quiet=True)
     detector.about |= {"config": asdict(config), "steps": result.steps, "seconds": result.seconds, "log": result.log}
-    detector.about |= {"finished": result.finished, **_origin(data)}
+    detector.about |= {"finished": result.finished, **origin}
     _judged(detector, data, command)
-    if checkpoint is not None and result.finished:
+    if checkpoint is not None:
         detector.save(checkpoint)
     return detector
 
@@ -122,6 +133,13 @@ def fit(
     detector.about["fabrics"] = list(detector.fabrics) or detector.about["fabrics"]
     _judged(detector, data, command)
     return detector
+
+
+def checkpoint_file(path: FilePath) -> Path:
+    """The file that a checkpoint is in: the one that is named, or a shipped one of that name."""
+    check_type("path", path, str, os.PathLike)
+    shipped = SHIPPED / f"{path}.pt"
+    return shipped if not os.path.exists(path) and shipped.is_file() else Path(path)
 
 
 def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, bfloat16: bool = False) -> Detector:
@@ -145,9 +163,7 @@ def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, 
         'DRAEM'
     """
     check_choice("bfloat16", bfloat16, (False, True))
-    check_type("path", path, str, os.PathLike)
-    shipped = SHIPPED / f"{path}.pt"
-    found = shipped if not os.path.exists(path) and shipped.is_file() else Path(path)
+    found = checkpoint_file(path)
     content = load_checkpoint(found)
     kind = DETECTORS[content["detector"]]
     if bfloat16 and kind is not DraemDetector:
@@ -155,12 +171,22 @@ def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, 
     return kind.restored(content, found, device, quiet, **({"bfloat16": True} if bfloat16 else {}))
 
 
-def check_parts(data: Collection) -> None:
-    """Raise `InputError` where there is nothing to train on, or no patch to take a threshold from."""
+def check_counts(data: Collection) -> None:
+    """Raise `InputError` where there is nothing to train on or to take a threshold from."""
     check_type("data", data, Collection)
     if not data.train or not data.calibration:
         found = f"{len(data.train)} training and {len(data.calibration)} calibration rolls"
         raise InputError(f"{data.root}: {found}; expected one or more of each; add normal rolls (see data/README.md)")
+
+
+def check_parts(data: Collection) -> None:
+    """Read all rolls and masks: what can't be used is found before a training and not after it.
+
+    Raises `InputError` where there is nothing to train on, a file that cannot be read, or no patch to take a threshold
+    from.
+    """
+    check_counts(data)
+    check_readable([*data.train, *data.development, *data.test])
     if not any(patch_corners(roll.image.shape, roll.edges) for roll in load_rolls(data.calibration)):
         found = f"no calibration roll holds a patch of {PATCH} x {PATCH} pixels of fabric"
         raise InputError(f"{data.root}: {found}; expected one or more, for the threshold; give larger images")

@@ -1,12 +1,16 @@
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from draem_aitex import files
 from draem_aitex.anomalies.augmenter import AugmenterConfig
@@ -20,7 +24,7 @@ from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
 from draem_aitex.simulation import loom
 from draem_aitex.training import loop
-from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
+from draem_aitex.training.checkpoint import describe_split, load_checkpoint, save_checkpoint
 from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.model_card import headline
 
@@ -233,7 +237,7 @@ def test_inspect_refuses_before_any_work(checkpoint, simulated, tmp_path, capsys
     cut.write_bytes(good.read_bytes()[:5000])
     common = ["--checkpoint", checkpoint, "--out", out]
     fails_with_one_line(capsys, ["inspect", good, twin, *common], good, twin)
-    fails_with_one_line(capsys, ["inspect", good, cut, *common], cut, "truncated")
+    fails_with_one_line(capsys, ["inspect", cut, *common], cut, "truncated")
     fails_with_one_line(capsys, ["inspect", good, tmp_path / "none.png", *common], "none.png")
     fails_with_one_line(capsys, ["inspect", good, "--checkpoint", good, "--out", out], good, "checkpoint")
     assert not out.exists()
@@ -297,3 +301,116 @@ def test_real_rolls_train_evaluate_and_inspect(real, tmp_path, capsys):
 @pytest.mark.parametrize("arguments", [[], ["train"], ["fly"]])
 def test_usage_is_one_line(arguments, capsys):
     fails_with_one_line(capsys, arguments)
+
+
+def test_what_a_command_will_need_is_read_before_its_long_part(small_set, checkpoint, tmp_path, capsys, monkeypatch):
+    """A damaged roll of any part, or mask, is found before the first step and before the first map."""
+    monkeypatch.setattr("draem_aitex.training.trainer.Trainer.step", lambda trainer: pytest.fail("trained"))
+    monkeypatch.setattr("draem_aitex.detectors.draem.DraemDetector.raw_maps", lambda *_: pytest.fail("judged"))
+    for part in ("calibration", "development", "test"):
+        folder = tmp_path / part
+        shutil.copytree(small_set, folder)
+        record = getattr(aitex.load_aitex(folder), part)[-1]
+        damaged = (*record.masks, record.path)[0]
+        damaged.write_bytes(damaged.read_bytes()[:-200])
+        for command in (["train", "--steps", "1"], ["fit", "vae", "--steps", "1"]):
+            arguments = [*command, "--data", str(folder), "--out", str(tmp_path / "x.pt")]
+            assert main(arguments) == 2
+            assert str(damaged) in capsys.readouterr().err and not list(tmp_path.glob("*x.*"))
+    figures = tmp_path / "f.json"
+    evaluate = ["evaluate", "--data", str(folder), "--checkpoint", str(checkpoint), "--json", str(figures)]
+    assert main(evaluate) == 2 and not figures.exists()
+    assert str(damaged) in capsys.readouterr().err
+
+
+def test_a_run_whose_training_rolls_are_the_same_can_be_finished(small_set, tmp_path, capsys):
+    """A calibration roll was mended meanwhile: training goes on, and the split says what was used in the end."""
+    folder, path = tmp_path / "set", tmp_path / "x.pt"
+    shutil.copytree(small_set, folder)
+    data, rolls = aitex.load_aitex(folder), load_rolls(aitex.load_aitex(folder).train)
+    origin = {"source": data.source, "fabrics": [], "split": describe_split(data)}
+
+    def stop(trainer):
+        raise KeyboardInterrupt
+
+    config = TrainConfig(steps=3)
+    loop.train_networks(rolls, config, path, extra=origin, on_log=stop, log_every=1, quiet=True)
+    mended = data.calibration[0].path
+    cv2.imwrite(str(mended), images.read_image(mended) // 2)
+    train = ["train", "--data", str(folder), "--out", str(path)]
+    assert main([*train, "--steps", "3"]) == 0
+    content = load_checkpoint(path)
+    assert content["steps"] == 3 and content["split"]["calibration"] == {mended.stem: files.sha256(mended)}
+    cv2.imwrite(str(mended), images.read_image(mended) // 2)
+    before = path.read_bytes()
+    assert main([*train, "--steps", "3"]) == 2, "calibrated with another roll"
+    assert "calibrated and judged with other rolls" in capsys.readouterr().err and path.read_bytes() == before
+
+
+def test_evaluate_writes_all_of_its_results_or_none(checkpoint, small_set, tmp_path, capsys, monkeypatch):
+    def full(self):
+        def write(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        return write
+
+    monkeypatch.setattr("draem_aitex.evaluation.evaluator.Evaluation.page", full)
+    results = ["--json", str(tmp_path / "f.json"), "--report", str(tmp_path / "r.html")]
+    assert main(["evaluate", "--data", str(small_set), "--checkpoint", str(checkpoint), *results]) == 2
+    assert "r.html: not written (No space left on device)" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--steps", "3", "--out", "{own}.pt"],
+        ["fit", "vae", "--steps", "1", "--out", "{own}.pt"],
+        ["evaluate", "--checkpoint", "{model}", "--json", "{own}.json"],
+        ["evaluate", "--checkpoint", "{model}", "--report", "{own}.html"],
+        ["export", "{model}", "{own}.onnx"],
+        ["verify", "--data", "{data}", "--json", "{own}.json"],
+    ],
+    ids=lambda words: f"{words[0]} {words[-2]}",
+)
+def test_no_command_writes_over_what_it_did_not_write(command, checkpoint, small_set, tmp_path, capsys):
+    """Nor through a link, nor while another run writes it; over its own result it does."""
+    own = tmp_path / "own"
+    words = [word.format(own=own, model=checkpoint, data=small_set) for word in command]
+    if command[0] in ("train", "evaluate"):
+        words += ["--data", str(small_set)]
+    result = next(Path(word) for word in words if word.startswith(str(own)))
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    result.symlink_to(mine)
+    fails_with_one_line(capsys, words, result, "not written by this program")
+    result.unlink()
+    with files.locked(result):
+        assert main(words) == 2
+    assert "another run is writing it" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [mine] and mine.read_text() == "mine"
+    if command[0] == "fit":
+        return  # its result is made below, of the same kind, by `train`
+    assert [main(words), main(words)] == [int(command[0] == "verify")] * 2 and result.stat().st_size
+
+
+def test_keep_needs_a_file_of_ones_own(small_set, capsys):
+    keep = ["evaluate", "--data", small_set, "--checkpoint", "compact_loom", "--keep"]
+    fails_with_one_line(capsys, keep, "--keep: compact_loom is not a file")
+
+
+def test_a_full_disk_behind_standard_output_is_named():
+    command = [sys.executable, "-m", "draem_aitex", "info", str(ROOT / "checkpoints/compact_loom.pt")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output: No space left on device; check the path and the free space\n"
+
+
+def test_a_cache_can_be_named(tmp_path, monkeypatch, capsys):
+    """Nothing is woven for it here: a folder that holds something else is refused, and so the one that was meant."""
+    (tmp_path / "simulated").mkdir()
+    (tmp_path / "simulated/mine.txt").write_text("mine")
+    monkeypatch.setenv(files.CACHE, "to be put back")
+    train = ["train", "--steps", "1", "--out", tmp_path / "x.pt", "--cache", tmp_path]
+    fails_with_one_line(capsys, train, tmp_path / "simulated", "not simulated rolls")

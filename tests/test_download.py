@@ -1,6 +1,10 @@
 """The download against a local server that breaks off, serves something else, or tries to leave the folder."""
 
+import errno
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,6 +13,7 @@ import cv2
 import numpy as np
 import py7zr
 import pytest
+from conftest import ROOT
 
 from draem_aitex.cli.main import main
 from draem_aitex.data import download
@@ -120,6 +125,37 @@ def test_a_wrong_file_is_refused_and_forgotten(site, tmp_path):
             fetched(site, tmp_path / "data")
         assert "\n" not in str(caught.value) and files(tmp_path / "data") == []
     site[2].archives["Defect_images.7z"] = good
+    fetched(site, tmp_path / "data")
+
+
+def test_a_beginning_that_is_no_good_is_fetched_anew(site, tmp_path):
+    """Left by a call that was killed, or by another server: shorter than the archive, as long, longer."""
+    size = len(site[2].archives["Defect_images.7z"])
+    for number, left in enumerate((b"<html>sorry</html>", b"x" * size, b"x" * (size + 100))):
+        folder = tmp_path / str(number)
+        (folder / ".unpacked.12345.tmp").mkdir(parents=True)
+        (folder / ".unpacked.12345.tmp/half").write_bytes(b"half")
+        (folder / ".Defect_images.7z.part").write_bytes(left)
+        fetched(site, folder)
+        assert files(folder) == sorted(path for paths in FILES.values() for path in paths)
+
+
+def test_a_full_disk_is_named_and_what_has_arrived_stays(site, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(py7zr.SevenZipFile, "extractall", full)
+    with pytest.raises(InputError, match=r"data: not written \(No space left on device\); make room"):
+        fetched(site, tmp_path / "data")
+    monkeypatch.undo()
+    part = tmp_path / "data/.Defect_images.7z.part"
+    assert part.read_bytes() == site[2].archives["Defect_images.7z"]
+    part.write_bytes(part.read_bytes()[:-100])
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({part.stat().st_size + 50},) * 2)"
+    url = f"{site[0]}/Defect_images.7z"
+    code = f"{limit}\nfrom draem_aitex.data.download import fetch, Path\nfetch({url!r}, Path({str(part)!r}), False)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert f"{part}: not written (File too large)" in done.stderr
     fetched(site, tmp_path / "data")
 
 

@@ -86,7 +86,7 @@ def test_a_notebook_gets_the_tables_alone(judged):
 
 
 def test_a_page_that_cannot_be_written_is_named(judged, tmp_path):
-    with pytest.raises(InputError, match="page.html: not written"):
+    with pytest.raises(InputError, match="page.html: cannot be written"):
         judged.to_html(tmp_path / "nowhere" / "page.html")
 
 

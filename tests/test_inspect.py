@@ -6,6 +6,8 @@ import pytest
 from conftest import ROOT
 from test_cli import fails_with_one_line
 
+from draem_aitex import files
+from draem_aitex.cli.inspect import find_images
 from draem_aitex.cli.main import main
 from draem_aitex.data.images import images_in
 from draem_aitex.detectors import regions
@@ -54,7 +56,8 @@ def test_folders_and_files_that_cannot_be_told_apart_or_would_be_lost(cloth, tmp
     common = ["--checkpoint", MODEL, "--out", tmp_path / "out"]
     fails_with_one_line(capsys, ["inspect", tmp_path / "none", *common], "none: a folder without images", ".png")
     fails_with_one_line(capsys, ["inspect", picture, tmp_path, *common], "given twice")
-    fails_with_one_line(capsys, ["inspect", picture, "--checkpoint", MODEL, "--out", tmp_path], picture, "replace it")
+    beside = ["inspect", picture, "--checkpoint", MODEL, "--out", tmp_path]
+    fails_with_one_line(capsys, beside, picture, "an input as well")
     fails_with_one_line(capsys, ["inspect", picture, *common, "--json", tmp_path / "no/f.json"], "no/f.json")
     assert picture.read_bytes() == before and not (tmp_path / "out").exists()
 
@@ -134,3 +137,75 @@ def test_regions_are_connected_once_dilated():
         {"row": 90, "column": 190, "height": 1, "width": 1, "pixels": 1, "score": pytest.approx(0.9)},
         {"row": 10, "column": 20, "height": 3, "width": 21, "pixels": 13, "score": pytest.approx(0.7)},
     ]
+
+
+def test_a_file_beside_the_images_is_never_replaced(cloth, tmp_path, capsys):
+    """`inspect a.jpg --out .` would write its overlay over the mask a.png."""
+    picture, mask = save(tmp_path / "a.jpg", cloth), save(tmp_path / "a.png", cloth)
+    before = mask.read_bytes()
+    refused = ["inspect", picture, "--checkpoint", MODEL, "--out", tmp_path]
+    fails_with_one_line(capsys, refused, mask, "not written by this program")
+    assert mask.read_bytes() == before and sorted(tmp_path.iterdir()) == [picture, mask]
+    mask.rename(tmp_path / "a.npy")
+    fails_with_one_line(capsys, refused, "a.npy", "not written by this program")
+    mine = tmp_path / "found.json"
+    mine.write_text('{"mine": 1}')
+    common = ["--checkpoint", MODEL, "--out", tmp_path / "out"]
+    fails_with_one_line(capsys, ["inspect", picture, *common, "--json", mine], mine, "not written by this program")
+    assert mine.read_text() == '{"mine": 1}' and not (tmp_path / "out").exists()
+
+
+def test_again_the_same_results_are_replaced_and_overlays_are_no_images(cloth, tmp_path):
+    save(tmp_path / "a.jpg", cloth)
+    (tmp_path / "empty.tif").touch()
+    for _ in range(2):
+        assert inspect(tmp_path, "--out", tmp_path, "--json", tmp_path / "found.json") == 2
+        found = json.loads((tmp_path / "found.json").read_text())
+        assert [record["path"] for record in found["images"]] == [str(tmp_path / "a.jpg")]
+        assert [record["path"] for record in found["failed"]] == [str(tmp_path / "empty.tif")]
+    (tmp_path / "empty.tif").unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.npy", "a.png", "found.json"]
+
+
+def test_equal_names_in_folders_do_not_meet(cloth, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    for path in (first / "a.png", first / "a.jpg", first / "b.jpg", second / "b.jpg"):
+        save(path, cloth)
+    names = find_images([first], tmp_path)
+    assert {path.name: str(name) for path, name in names.items()} == {"a.jpg": "a.jpg", "a.png": "a.png", "b.jpg": "b"}
+    names = find_images([first, second], tmp_path)
+    assert [str(name) for name in names.values()] == ["first/a.jpg", "first/a.png", "first/b", "second/b"]
+    assert inspect(first, second, "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out/first/a.jpg.npy").exists() and (tmp_path / "out/second/b.png").exists()
+    capsys.readouterr()
+    common = ["--checkpoint", MODEL, "--out", tmp_path / "out"]
+    fails_with_one_line(capsys, ["inspect", first / "a.png", first / "a.jpg", *common], "one name for two results")
+
+
+def test_one_bad_file_among_good_ones_stops_nothing(cloth, tmp_path, capsys):
+    """And is worse than a defect: nobody knows what is in it."""
+    good = cloth.copy()
+    good[50:74, 100:130] = 255
+    save(tmp_path / "a.png", good)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    save(tmp_path / "c.png", cloth)
+    options = ["--out", tmp_path / "out", "--json", tmp_path / "found.json", "--fail-on-defect"]
+    assert inspect(tmp_path, tmp_path / "none.jpg", *options) == 2
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()] == [str(tmp_path / "a.png"), str(tmp_path / "c.png")]
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and str(tmp_path / "b.png") in errors[0] and "none.jpg" in errors[1]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [f"error: {failed['error']}" for failed in found["failed"]] == errors
+    assert [record["verdict"] for record in found["images"]] == ["defective", "normal"]
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_two_runs_into_one_folder(cloth, tmp_path, capsys):
+    picture, out = save(tmp_path / "a.png", cloth), tmp_path / "out"
+    out.mkdir()
+    with files.locked(out / "inspect"):
+        assert inspect(picture, "--out", out) == 2
+    assert "another run is writing it" in capsys.readouterr().err and not list(out.iterdir())

@@ -5,6 +5,7 @@ The others were trained on photographs and fetch their weights once, to where Py
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch.optim.swa_utils import update_bn
 
 from draem_aitex.baselines.baseline import convolution
 from draem_aitex.errors import InputError, check_choice, one_line
+from draem_aitex.files import CACHE
 from draem_aitex.training.sampler import CropSampler
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of its colours
@@ -236,7 +238,10 @@ def _load(network: nn.Module, name: str, url: str) -> None:
 
 @contextmanager
 def _fetching(name: str, what: str, url: str) -> Iterator[None]:
-    """Around what `torch.hub` is asked for: what goes wrong becomes an `InputError`."""
+    """Around what `torch.hub` is asked for: what goes wrong becomes an `InputError`; a cache that is named is used."""
+    usual, named = torch.hub.get_dir(), os.environ.get(CACHE)
+    if named:
+        torch.hub.set_dir(os.path.join(named, "torch"))
     try:
         yield
     except (OSError, ImportError, RuntimeError, EOFError, UnpicklingError, AttributeError) as error:
@@ -244,3 +249,6 @@ def _fetching(name: str, what: str, url: str) -> Iterator[None]:
         found = f"{what} not whole in {torch.hub.get_dir()} and not to be fetched ({reason}); expected {url}"
         hint = "connect to a network once, remove a broken file, or take fft or shallow, which need none"
         raise InputError(f"backbone: {name}: {found}; {hint}") from None
+    finally:
+        if named:
+            torch.hub.set_dir(usual)

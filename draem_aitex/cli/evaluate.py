@@ -25,10 +25,17 @@ def run(options: argparse.Namespace) -> None:
     from draem_aitex.evaluation.text_table import without_nan
     from draem_aitex.training.model_card import kept_figures
 
-    shared.check_writable(options.json, ".json")
-    shared.check_writable(options.report, ".html")
+    shared.check_ending(options.json, ".json")
+    shared.check_ending(options.report, ".html")
     if options.keep and (options.bfloat16 or options.fpr is not None):
         raise InputError("--keep: with another threshold or sixteen bits; expected the checkpoint's own; leave one out")
+    if options.keep and not Path(options.checkpoint).is_file():
+        raise InputError(f"--keep: {options.checkpoint} is not a file; expected a checkpoint of yours; give its path")
+    results = [options.json, options.report]
+    if options.keep:
+        shared.claim(options, [*results, options.checkpoint])
+    else:
+        shared.claim(options, results, [options.checkpoint])
     detector = shared.open_detector(options)
     about = "\n".join(shared.lines_about(options, detector))
     print(about)
@@ -47,6 +54,7 @@ def run(options: argparse.Namespace) -> None:
     if options.keep:
         detector.about.setdefault("figures", {})[options.part] = kept_figures(figures)
         detector.save(options.checkpoint)
-    shared.write_json(options.json, without_nan(figures))
+    written = {options.json: shared.as_json(without_nan(figures))}
     if options.report is not None:
-        evaluation.to_html(options.report)
+        written[options.report] = evaluation.page()
+    shared.write_results(written)

@@ -18,7 +18,8 @@ def run(options: argparse.Namespace) -> None:
     from draem_aitex.detectors import onnx
     from draem_aitex.detectors.draem import DraemDetector
 
-    shared.check_writable(options.file, ".onnx")
+    shared.check_ending(options.file, ".onnx")
+    shared.claim(options, [options.file], [options.checkpoint])
     detector = shared.open_detector(options)
     if not isinstance(detector, DraemDetector):
         raise InputError(f"{options.checkpoint}: holds {detector.name}; expected DRAEM, which alone has an ONNX form")

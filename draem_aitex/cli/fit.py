@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     from draem_aitex import workflow
     from draem_aitex.training import checkpoint
 
-    shared.check_writable(options.out)
+    shared.claim(options, [options.out])
     if options.out.exists():  # what took long to make is not replaced by another kind of detector
         checkpoint.load_checkpoint(options.out, options.detector)
     detector, arguments = build_detector(options)

@@ -1,14 +1,15 @@
 """`info`: the card of a checkpoint, as Markdown."""
 
 import argparse
-from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", help="a file, or a shipped one: compact_aitex, compact_loom")
 
 
 def run(options: argparse.Namespace) -> None:
     from draem_aitex.training import checkpoint, model_card
+    from draem_aitex.workflow import checkpoint_file
 
-    print(model_card.card(options.checkpoint.name, checkpoint.load_checkpoint(options.checkpoint)), end="")
+    path = checkpoint_file(options.checkpoint)
+    print(model_card.card(path.name, checkpoint.load_checkpoint(path)), end="")

@@ -1,19 +1,21 @@
 """`inspect`: a map, an overlay and a line for each image, and JSON where asked for.
 
-All images are read before anything is written. Status 3 with --fail-on-defect, where an image is defective.
+An image that cannot be judged is named, the others are judged, and the status is 2. Otherwise it is 3 with
+--fail-on-defect, where an image is defective.
 """
 
 import argparse
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from draem_aitex import files
 from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
-from draem_aitex.files import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,64 +29,119 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    import numpy as np
-    from PIL import Image
+    from draem_aitex.devices import give_memory_back
 
-    from draem_aitex.data.rolls import roll_of_file
-
-    paths = find_images(options.images, options.out)
-    if options.json is not None and options.json.parent != options.out:  # that folder may be new
-        shared.check_writable(options.json, ".json", paths)
-    rolls = [roll_of_file(path, options.fabric) for path in paths]
+    shared.check_ending(options.json, ".json")
+    names = find_images(options.images, options.out)
+    results = [path for name in names.values() for path in results_of(options.out, name)]
+    read = [*names, options.checkpoint]
+    among = [options.json] if options.json is not None and options.json.parent == options.out else []
+    files.check_outputs([*results, *among], read, new_folders=True)
+    shared.claim(options, [] if among else [options.json], [*read, *results])
     detector = shared.open_detector(options)
-    known = ", ".join(detector.offsets) or "none"
     if options.fabric is not None and not detector.is_calibrated(options.fabric):
+        known = ", ".join(detector.offsets) or "none"
         raise InputError(f"--fabric {options.fabric}: not calibrated; expected one of {known}, or leave it out")
-    for path, (roll, _) in zip(paths, rolls, strict=True):
-        detector.check(roll, str(path))
-    print("\n".join(shared.lines_about(options, detector)), file=sys.stderr)
-    strangers = sum(not detector.is_calibrated(roll.fabric) for roll, _ in rolls)
-    if strangers:
-        found = f"{strangers} of {len(paths)} images name no calibrated fabric ({known}): scored as is"
-        warnings.warn(f"{found}, and the threshold's FPR does not hold; --fabric names it", stacklevel=1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    records = []
-    for path, (roll, notes) in zip(paths, rolls, strict=True):
-        fabric = roll.fabric if detector.is_calibrated(roll.fabric) or detector.fabrics else ""
-        result = detector.predict(roll, fabric=fabric)
-        write_whole(options.out / f"{path.stem}.npy", partial(np.save, arr=result.map))
-        overlay = Image.fromarray(result.overlay)
-        write_whole(options.out / f"{path.stem}.png", partial(overlay.save, format="PNG"))
-        records.append(record(path, result, roll.fabric, notes))
-    shared.write_json(options.json, {"checkpoint": Path(options.checkpoint).name, "images": records})
+    records: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    for path, name in names.items():
+        try:
+            judged = judge(detector, path, options.fabric)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed.append({"path": str(path), "error": str(error)})
+            continue
+        if not records:  # where no image can be judged nothing is said, and nothing made
+            begin(options, detector, names)
+            files.remove_leftovers(results)
+        records.append(keep(options.out, name, path, *judged))
+        give_memory_back()
+    if records:
+        content = {"checkpoint": Path(options.checkpoint).name, "images": records, "failed": failed}
+        shared.write_results({options.json: shared.as_json(content)})
+    if failed:
+        return shared.BAD_INPUT
     return shared.DEFECTIVE if options.fail_on_defect and any(r["verdict"] == "defective" for r in records) else 0
 
 
-def find_images(paths: list[Path], out: Path) -> list[Path]:
-    """The image files that `paths`, files and folders in any mixture, stand for; folders by file name.
+def begin(options: argparse.Namespace, detector: Any, images: Iterable[Path]) -> None:
+    """Say what the images are judged by, make the folder of the results and keep other runs from it."""
+    from draem_aitex.data.rolls import fabric_code
 
-    out: the folder of the results NAME.npy and NAME.png. Raises `InputError` for a folder without images, for two
-    images of one name, and for an image that its own result would replace.
+    print("\n".join(shared.lines_about(options, detector)), file=sys.stderr)
+    fabrics = [options.fabric or fabric_code(path) for path in images]
+    strangers, known = sum(not detector.is_calibrated(fabric) for fabric in fabrics), ", ".join(detector.offsets)
+    if strangers:
+        found = f"{strangers} of {len(fabrics)} images name no calibrated fabric ({known or 'none'}): scored as is"
+        warnings.warn(f"{found}, and the threshold's FPR does not hold; --fabric names it", stacklevel=1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.held.enter_context(files.locked(options.out / "inspect"))
+
+
+def find_images(paths: list[Path], out: Path) -> dict[Path, Path]:
+    """The image files that `paths`, files and folders in any mixture, stand for: each with the name of its results.
+
+    The name of an image that is named itself is that of its file; of one in a folder its path in that folder, behind
+    the folder's name where several are given; both without their ending, unless two in a folder differ in it alone.
+    What this program wrote, such as overlays, is passed over in folders.
+
+    Raises `InputError` for a folder without images, for an image given twice, and for two images with one name.
     """
+    several = sum(path.is_dir() for path in paths) > 1
+    names: dict[Path, Path] = {}
+    for path in paths:
+        found = names_below(path) if path.is_dir() else {path: Path(path.stem)}
+        for image, name in found.items():
+            if image in names:
+                raise InputError(f"{image}: given twice; expected every image once; leave one out")
+            names[image] = Path(path.resolve().name, name) if several and path.is_dir() else name
+    owners: dict[Path, Path] = {}
+    for image, name in names.items():
+        if (first := owners.setdefault(name, image)) is not image:
+            said = f"one name for two results, {out / name}"
+            raise InputError(f"{first} and {image}: {said}; expected different names; rename one, or give its folder")
+    return names
+
+
+def names_below(folder: Path) -> dict[Path, Path]:
+    """The images in a folder, each with its name: see `find_images`. Raises `InputError` where there is none."""
     from draem_aitex.data.images import SUFFIXES, images_in
 
-    found: list[Path] = []
-    for path in paths:
-        inside = images_in(path) if path.is_dir() else [path]
-        if not inside:
-            raise InputError(f"{path}: a folder without images; expected {', '.join(SUFFIXES)}; give another one")
-        found += inside
-    stems = Counter(path.stem for path in found)
-    twice = [path for path in found if stems[path.stem] > 1]
-    if len(set(twice)) == 1:
-        raise InputError(f"{twice[0]}: given twice; expected every image once; leave one out")
-    if twice:
-        first, second = twice[0], next(path for path in twice[1:] if path.stem == twice[0].stem)
-        raise InputError(f"{first} and {second}: one name for two results; expected different names; rename one")
-    for path in found:
-        if path.resolve() == (out / f"{path.stem}.png").resolve():
-            raise InputError(f"{path}: its own result would replace it; expected another folder; choose another --out")
-    return found
+    places = {path: path.relative_to(folder) for path in images_in(folder) if not files.is_own(path)}
+    if not places:
+        raise InputError(f"{folder}: a folder without images; expected {', '.join(SUFFIXES)}; give another one")
+    bare = {path: place.with_suffix("") for path, place in places.items()}
+    owners = Counter(bare.values())
+    return {path: name if owners[name] == 1 else places[path] for path, name in bare.items()}
+
+
+def results_of(out: Path, name: Path) -> tuple[Path, Path]:
+    """Where the overlay and the map of an image go, by the name of its results."""
+    return out / f"{name}.png", out / f"{name}.npy"
+
+
+def judge(detector: Any, path: Path, fabric: str | None) -> tuple[Any, str, list[str]]:
+    """Prediction, fabric and notes for an image file. Raises `InputError` where it cannot be judged."""
+    from draem_aitex.data.rolls import roll_of_file
+
+    roll, notes = roll_of_file(path, fabric)
+    detector.check(roll, str(path))
+    named = roll.fabric if detector.is_calibrated(roll.fabric) or detector.fabrics else ""
+    return detector.predict(roll, fabric=named), roll.fabric, notes
+
+
+def keep(out: Path, name: Path, path: Path, result: Any, fabric: str, notes: list[str]) -> dict[str, Any]:
+    """Write an image's overlay and map; returns what `record` does."""
+    import numpy as np
+    from PIL import Image, PngImagePlugin
+
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", files.MARK)
+    overlay, scores = results_of(out, name)
+    overlay.parent.mkdir(parents=True, exist_ok=True)
+    write_overlay = partial(Image.fromarray(result.overlay).save, format="PNG", pnginfo=mark)
+    files.write_together({overlay: write_overlay, scores: partial(np.save, arr=result.map)})
+    return record(path, result, fabric, notes)
 
 
 def record(path: Path, result: Any, fabric: str, notes: list[str]) -> dict[str, Any]:

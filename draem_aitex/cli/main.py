@@ -5,11 +5,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, NoReturn
 
 from draem_aitex.cli.shared import INTERRUPTED
 from draem_aitex.errors import InputError
+from draem_aitex.files import CACHE
 
 COMMANDS = {
     "simulate": "write a folder of simulated fabric in AITEX's layout",
@@ -54,12 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Any) -> int:
+    if cache := getattr(options, "cache", None):
+        os.environ[CACHE] = str(cache)
     try:
         if getattr(options, "max_pixels", None) is not None:
             from draem_aitex.data.images import bound_pixels
 
             bound_pixels(options.max_pixels)
-        return options.run(options) or 0
+        with ExitStack() as options.held:  # of the command's outputs
+            status = options.run(options) or 0
+            sys.stdout.flush()  # or a full disk behind it would be found when nobody can say so any more
+            return status
     except InputError as error:
         rank = os.environ.get("RANK", "0")
         if rank == "0":
@@ -71,7 +78,8 @@ def _run(options: Any) -> int:
         sys.stdout = open(os.devnull, "w")
         return 0
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; check the path and the free space", file=sys.stderr)
+        name = error.filename or "standard output"  # what is written to files names its file itself
+        print(f"error: {name}: {error.strerror}; check the path and the free space", file=sys.stderr)
         return 2
     except MemoryError:
         print("error: memory: too little for this; give less at once, or smaller images", file=sys.stderr)

@@ -2,17 +2,16 @@
 
 import argparse
 import json
-import os
 import shlex
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from draem_aitex.errors import InputError
-from draem_aitex.files import write_whole
+from draem_aitex.files import CACHE, MARK, FilePath, Writer, claimed, write_together
 
-DEFECTIVE, INTERRUPTED = 3, 130  # exit statuses
+BAD_INPUT, DEFECTIVE, INTERRUPTED = 2, 3, 130  # exit statuses
 
 
 class Renamed(argparse.Action):
@@ -30,6 +29,8 @@ class Renamed(argparse.Action):
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Where the rolls come from."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="an AITEX folder; without it, simulated fabric")
+    what = f"where simulated fabric and weights fetched once are kept (default: {CACHE}, or README)"
+    parser.add_argument("--cache", type=Path, metavar="DIR", help=what)
     add_bound(parser)
 
 
@@ -114,19 +115,23 @@ def recorded(options: argparse.Namespace, processes: int = 1) -> str:
     return shlex.join(hidden.get(word, word) for word in words)
 
 
-def check_writable(path: Path | None, ending: str | None = None, inputs: Iterable[Path] = ()) -> None:
-    """Before any work: a result that cannot be written, or that would replace an input, is bad input."""
-    if path is None:
-        return
-    if ending is not None and path.suffix != ending:
+def check_ending(path: Path | None, ending: str) -> None:
+    """Raise `InputError` for a file to write whose name has another ending, such as an image given to --json."""
+    if path is not None and path.suffix != ending:
         raise InputError(f"{path}: the file to write; expected a name that ends in {ending}; choose another name")
-    if path.resolve() in {other.resolve() for other in inputs}:
-        raise InputError(f"{path}: the file to write is an input as well; expected another name; choose one")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path}: cannot be written; expected a file in a folder that exists and can be written to")
 
 
-def write_json(path: Path | None, content: Any) -> None:
-    """Write JSON atomically, where a file is named."""
-    if path is not None:
-        write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+def claim(options: argparse.Namespace, outputs: Sequence[FilePath | None], inputs: Sequence[FilePath] = ()) -> None:
+    """`files.claimed` until the command ends."""
+    options.held.enter_context(claimed(outputs, inputs))
+
+
+def as_json(content: dict[str, Any]) -> Writer:
+    """What writes JSON, marked as this program's."""
+    data = (json.dumps({"about": MARK, **content}, indent=2) + "\n").encode()
+    return lambda file: file.write(data)
+
+
+def write_results(results: dict[Path | None, Writer]) -> None:
+    """Write the results for which a file is named, all of them or none."""
+    write_together({path: write for path, write in results.items() if path is not None})

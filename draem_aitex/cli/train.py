@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Any
 
+from draem_aitex import files
 from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
 
@@ -29,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from draem_aitex import workflow
-    from draem_aitex.training import distributed
+    from draem_aitex.training import distributed, loop
 
     with distributed.joined(options.device) as device:
         if distributed.rank() > 0:
             sys.stdout = open(os.devnull, "w")
         # Process by process: the first one makes the simulated fabric, if need be.
-        distributed.in_turn(lambda: shared.check_writable(options.out))
+        distributed.in_turn(lambda: files.check_outputs([options.out, loop.log_of(options.out)]))
         config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
         how = {"save_seconds": options.save_seconds, "compiled": options.compile}
         result = workflow.run(data, config, options.out, device, **how)

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from draem_aitex.data import aitex
 
-    shared.check_writable(options.json)
+    shared.claim(options, [options.json])
     rows = aitex.verify(options.data)
     for row in rows:
         if row["status"] != "ok":
@@ -26,5 +26,6 @@ def run(options: argparse.Namespace) -> int:
     print(f"{options.data}: " + ", ".join(f"{counts[state]} {state}" for state in STATES) + " (of 354 files)")
     if (options.data / aitex.SIMULATED_MARK).is_file():
         print("this folder holds simulated fabric, made by the loom; it is not the AITEX data set")
-    shared.write_json(options.json, {**{state: counts[state] for state in STATES}, "files": rows})
+    table = {**{state: counts[state] for state in STATES}, "files": rows}
+    shared.write_results({options.json: shared.as_json(table)})
     return 1 if counts["altered"] or counts["unknown"] else 0

@@ -4,17 +4,17 @@ Nothing is fetched by other modules. The archives' hashes are second-hand (one s
 what decides is every single file's hash in the manifest. 7z is read by py7zr, an optional extra.
 """
 
+import errno
 import os
 import shutil
-import tempfile
 import urllib.request
 from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
 from draem_aitex.data.aitex import TABLES, read_manifest
-from draem_aitex.errors import InputError, optional
-from draem_aitex.files import FilePath, sha256
+from draem_aitex.errors import InputError, one_line, optional
+from draem_aitex.files import FilePath, locked, not_written, remove_leftovers, sha256, temporary_beside
 
 BASE = "https://www.aitex.es/wp-content/uploads/2019/07/"
 ARCHIVES: dict[str, str] = TABLES["archives"]  # name to SHA-256
@@ -23,6 +23,8 @@ LICENCE = (
     "other. Ask AITEX before you publish one, and cite doi 10.2478/aut-2019-0035."
 )
 MOST_BYTES = 2 * 1024**3  # unpacked; the real archives hold less than a tenth of that
+UNPACKED = "unpacked"  # where an archive is unpacked before its files are moved to their places
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)  # no room, or none for us
 TIMEOUT = 30  # seconds without a byte
 
 
@@ -42,25 +44,42 @@ def download(
     rows = {row["path"]: row["sha256"] for row in (read_manifest() if manifest is None else manifest)}
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: a file; expected a folder for the rolls; choose another name")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_written(folder, error) from None
     warnings = []
-    for name, expected in ARCHIVES.items():
-        wanted = {path: digest for path, digest in rows.items() if path.startswith(name.removesuffix(".7z") + "/")}
-        if all((folder / path).is_file() for path in wanted):
-            continue
-        part = folder / f".{name}.part"
-        fetch(base.rstrip("/") + "/" + name, part, progress)
-        if sha256(part) != expected:
-            warnings.append(f"{name}: another SHA-256 than reported elsewhere; its files are checked one by one")
-        try:
-            _unpack(py7zr, part, folder, wanted)
-        except (py7zr.exceptions.ArchiveError, EOFError, OSError, ValueError) as error:
-            part.unlink()  # or the next call would resume it
-            readable = isinstance(error, InputError)
-            found = error if readable else f"is no readable 7z archive ({error}); expected one of AITEX's"
-            raise InputError(f"{name}: {found}; check --url and run again") from None
-        part.unlink()
+    with locked(folder / "download"):
+        remove_leftovers([folder / UNPACKED])
+        for name, expected in ARCHIVES.items():
+            wanted = {path: digest for path, digest in rows.items() if path.startswith(name.removesuffix(".7z") + "/")}
+            if all((folder / path).is_file() for path in wanted):
+                continue
+            if _get(py7zr, base.rstrip("/") + "/" + name, folder, wanted, progress) != expected:
+                warnings.append(f"{name}: another SHA-256 than reported elsewhere; its files are checked one by one")
     return warnings
+
+
+def _get(py7zr, url, folder, wanted, progress):
+    """Fetch and unpack one archive; returns its SHA-256. What an earlier call began and is no good is fetched anew."""
+    name = url.rsplit("/", 1)[-1]
+    part = folder / f".{name}.part"
+    begun = part.exists()
+    fetch(url, part, progress)
+    digest = sha256(part)
+    try:
+        _unpack(py7zr, part, folder, wanted)
+    except Exception as error:  # py7zr raises a dozen types where an archive is damaged
+        if getattr(error, "errno", None) in DISK:  # what has arrived is not to blame, and stays
+            raise not_written(folder, error) from None
+        part.unlink()  # or the next call would resume it
+        if begun:
+            return _get(py7zr, url, folder, wanted, progress)
+        readable = isinstance(error, InputError)
+        found = error if readable else f"is no readable 7z archive ({one_line(error)}); expected one of AITEX's"
+        raise InputError(f"{name}: {found}; check --url and run again") from None
+    part.unlink()
+    return digest
 
 
 def fetch(url: str, part: Path, progress: bool = True) -> None:
@@ -76,8 +95,10 @@ def fetch(url: str, part: Path, progress: bool = True) -> None:
             start = have if answer.status == 206 else 0
             total = start + int(answer.headers.get("Content-Length") or 0)
             bar = {"total": total or None, "initial": start, "desc": url.rsplit("/", 1)[-1], "disable": not progress}
-            with open(part, "ab" if start else "wb") as file, tqdm.wrapattr(answer, "read", **bar) as stream:
-                shutil.copyfileobj(stream, file)
+            with tqdm.wrapattr(answer, "read", **bar) as stream:
+                _save(stream, part, "ab" if start else "wb")
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         if have and getattr(error, "code", None) == 416:  # the last call was cut off after the last byte
             return
@@ -86,9 +107,28 @@ def fetch(url: str, part: Path, progress: bool = True) -> None:
         raise InputError(f"{url}: broke off after {arrived} of {total} bytes; run the same command again to go on")
 
 
+def _save(stream, path, mode):
+    """Copy a stream into a file, block by block: what arrives is there, whatever happens then."""
+    while block := stream.read(2**16):
+        try:
+            with open(path, mode) as file:
+                file.write(block)
+        except OSError as error:
+            raise not_written(path, error) from None
+        mode = "ab"
+
+
 def _unpack(py7zr, archive, folder, wanted):
     """Unpack beside, check every file, then move the new ones in: the folder never holds half a file."""
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as place, py7zr.SevenZipFile(archive) as packed:
+    place = temporary_beside(folder / UNPACKED)
+    try:
+        _unpack_into(place, py7zr, archive, folder, wanted)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _unpack_into(place, py7zr, archive, folder, wanted):
+    with py7zr.SevenZipFile(archive) as packed:
         for entry in packed.list():
             path = PurePosixPath(entry.filename)
             if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or entry.is_symlink:
@@ -96,7 +136,7 @@ def _unpack(py7zr, archive, folder, wanted):
         if (size := packed.archiveinfo().uncompressed) > MOST_BYTES:
             raise InputError(f"unpacks to {size} bytes; expected {MOST_BYTES} or less")
         packed.extractall(place)
-        found = {path.name: path for path in Path(place).rglob("*") if path.is_file()}
+        found = {path.name: path for path in place.rglob("*") if path.is_file()}
         for target, digest in wanted.items():
             path = found.get(PurePosixPath(target).name)
             if path is None or sha256(path) != digest:

@@ -112,6 +112,13 @@ def load_rolls(records: Iterable[Record]) -> list[Roll]:
         return list(pool.map(load_roll, records))
 
 
+def check_readable(records: Iterable[Record]) -> None:
+    """`load_roll` for many records, one after the other and kept by nobody: bad files are found before long work."""
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(load_roll, records):
+            continue
+
+
 def roll_of_array(
     image: np.ndarray, fabric: str | None = None, name: str = "image", edges: Edges | None = None
 ) -> tuple[Roll, list[str]]:

@@ -14,7 +14,7 @@ from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.detectors.tiling import smallest_tile
 from draem_aitex.errors import InputError, check_type, optional
-from draem_aitex.files import FilePath, write_whole
+from draem_aitex.files import MARK, FilePath, write_whole
 
 OPSET = 17  # of ONNX; read by ONNX Runtime 1.12 (2022) and newer
 
@@ -88,6 +88,7 @@ def export(detector: DraemDetector, path: FilePath) -> int:
     if detector.threshold is None:
         raise InputError("detector: no threshold; expected a calibrated one; call its calibrate(data) first")
     model = onnx.load_from_string(_traced(WholeImage(detector).eval()))
+    model.producer_name = MARK
     model.doc_string = "DRAEM, a detector of fabric defects. A pixel scores the probability of a defect."
     texts = {
         "threshold": repr(detector.threshold.value), "wanted_fpr": repr(detector.threshold.wanted),

@@ -11,14 +11,14 @@ from tqdm.auto import tqdm
 
 from draem_aitex.data.aitex import defect_name
 from draem_aitex.data.patcher import patch_maxima
-from draem_aitex.data.rolls import NORMAL, Record, Roll, load_roll
+from draem_aitex.data.rolls import NORMAL, Record, Roll, check_readable, load_roll
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import Threshold
 from draem_aitex.detectors.regions import OUTLINE_COLOUR, check_map, dilate, outline, overlay
 from draem_aitex.errors import ABOVE_0, InputError, check_number, check_type
 from draem_aitex.evaluation import figures, metrics, text_table
 from draem_aitex.evaluation.pixel_metrics import PixelHistogram
-from draem_aitex.files import FilePath, sha256, write_whole
+from draem_aitex.files import FilePath, Writer, sha256, write_whole
 
 MARGIN = 64  # pixels shown to each side of a miss or a false positive
 STRIP_WIDTH = 1400  # pixels
@@ -163,15 +163,19 @@ class Evaluation:
 
         return html_report.tables(self)
 
+    def page(self) -> Writer:
+        """What writes the HTML page of `to_html`; the page is made here."""
+        from draem_aitex.evaluation import html_report  # with matplotlib
+
+        page = html_report.page(self).encode()
+        return lambda file: file.write(page)
+
     def to_html(self, path: FilePath) -> None:
         """Write one HTML page: tables, curves, every miss and every false positive, and whole rolls with `images`.
 
-        Raises `InputError` where the file cannot be written.
+        Raises `InputError` where the file cannot be written, or was not written by this program.
         """
-        from draem_aitex.evaluation import html_report  # with matplotlib
-
-        page = html_report.page(self)
-        write_whole(path, lambda file: file.write(page.encode()))
+        write_whole(path, self.page())
 
 
 def evaluate(
@@ -181,7 +185,8 @@ def evaluate(
     """Judge a detector on rolls that it has not seen.
 
     Rolls that it was trained or calibrated on, which are known by the content of their files, and rolls of fabrics
-    that it was not made for are left out, with a warning. Records are loaded one after the other, as they are needed.
+    that it was not made for are left out, with a warning. Records are read once to find out whether they can be, and
+    then loaded one after the other, as they are needed.
 
     Args:
         detector: A calibrated detector.
@@ -196,7 +201,8 @@ def evaluate(
         An `Evaluation`: print it for a table; `.figures()` are all figures, `.to_html(path)` writes a page.
 
     Raises:
-        InputError: No roll is left, the detector is not calibrated, or `fpr` is finer than its calibration allows.
+        InputError: No roll is left, one can't be read, the detector is not calibrated, or `fpr` is finer than its
+            calibration allows.
 
     Example:
         >>> from draem_aitex import evaluate, load_detector, load_simulated
@@ -213,6 +219,7 @@ def evaluate(
     chosen, parts = _unseen(about, rolls)
     if all(parts):  # of the very set that the detector comes from
         result.source, result.part = about.get("source"), " and ".join(sorted(set(parts)))
+    check_readable(roll for roll in chosen if isinstance(roll, Record))
     loaded = (load_roll(roll) if isinstance(roll, Record) else roll for roll in chosen)
     for roll, scores in tqdm(detector.scored(loaded), desc="evaluating", unit="roll", total=len(chosen), disable=quiet):
         result.add(roll, scores)

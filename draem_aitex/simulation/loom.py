@@ -5,9 +5,10 @@ its exact mask, and a whole set is written. No image of AITEX is used, only figu
 """
 
 import json
+import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -16,17 +17,24 @@ from tqdm.auto import tqdm
 from draem_aitex.data.aitex import FABRIC_FOLDERS, SIMULATED_MARK, load_aitex
 from draem_aitex.data.rolls import Collection
 from draem_aitex.errors import InputError, check_number, check_seed, check_type
+from draem_aitex.files import (
+    FilePath,
+    cache_folders,
+    is_writable,
+    locked,
+    not_written,
+    remove_leftovers,
+    temporary_beside,
+)
 from draem_aitex.simulation.cloth import EDGE_WANDER, ROLL_HEIGHT, ROLL_WIDTH, Change, Cloth
 from draem_aitex.simulation.defects import MAKERS
 from draem_aitex.simulation.fabrics import FABRICS, read_data
 
 LOOM_VERSION = 6  # raise it with every change of the images: an older folder is then made anew
 SET_WIDTH = ROLL_WIDTH  # px, of the rolls of a set
-DEFAULT_FOLDER = Path(__file__).parents[2] / "data" / "simulated"
-if not (DEFAULT_FOLDER.parents[1] / "pyproject.toml").is_file():  # installed by pip, not beside this repository's data
-    DEFAULT_FOLDER = Path.home() / ".cache" / "draem_aitex" / "simulated"
 VISIBLE_CHANGE = 6.0  # grey levels; a pixel that a defect changes by more belongs to its mask
 
+_OWN_NAME = re.compile(rf"\d{{4}}_\d{{3}}_\d{{2}}(_mask)?\.png|{re.escape(SIMULATED_MARK)}")
 _ROLLS = read_data("rolls.json")
 
 # Of every fabric. The split by number (`aitex.split_records`) makes them 4 training, 2 calibration (4, 14) and 2 test
@@ -90,54 +98,83 @@ def _changed(image, normal, cloth):
     return closed
 
 
-def simulate(out: Path | str, seed: int = 0, progress: bool = False, overwrite: bool = False) -> Path:
+def simulate(out: FilePath, seed: int = 0, progress: bool = False, overwrite: bool = False) -> Path:
     """Weave a whole set in AITEX's layout and return its folder.
 
     Eight normal rolls a fabric (`NORMAL_NUMBERS`), 42 defective rolls with masks (`DEFECTIVE_ROLLS`), and
-    `simulated.json`, which says what it is. The same seed gives the same files; the folder appears complete or not at
-    all, and where another process puts the same set there meanwhile, that stays. progress: show a bar. Raises
-    `InputError` if `out` exists and is not empty; with `overwrite` a simulated set is replaced, and anything else is
-    still refused.
+    `simulated.json`, which says what it is. The same seed gives the same files, and the folder appears complete or not
+    at all. progress: show a bar. Raises `InputError` if `out` exists and is not empty, cannot be written, or is being
+    written by another process; with `overwrite` a simulated set is replaced, and anything else is still refused.
     """
     out = Path(out)
     check_seed(seed)
-    before, wanted = _mark(out), _wanted(seed)
+    _make_room(out)
+    with locked(out):
+        return _weave(out, seed, progress, overwrite)
+
+
+def ensure_simulated(folder: FilePath | None = None, seed: int = 0) -> Path:
+    """Return a folder with the simulated set of this seed and loom version; weave it if it is not there yet.
+
+    folder: if None, `simulated` in the first of `files.cache_folders` that has this set, or else in which it can be
+    made. A simulated set of another seed or version is replaced; of several processes that call at once one weaves, and
+    the others wait. Raises `InputError` if the folder holds anything else.
+    """
+    check_seed(seed)
+    folder = _default_folder(seed) if folder is None else Path(folder)
+    if _mark(folder) == _wanted(seed):
+        return folder
+    _make_room(folder)
+    with locked(folder, wait=True):
+        return folder if _mark(folder) == _wanted(seed) else _weave(folder, seed, False, overwrite=True)
+
+
+def _default_folder(seed):
+    folders = [folder / "simulated" for folder in cache_folders()]
+    ready = [folder for folder in folders if _mark(folder) == _wanted(seed)]
+    return [*ready, *(folder for folder in folders if is_writable(folder.parent, new=True)), *folders][0]
+
+
+def _make_room(folder):
+    """Make the folder in which a set's folder is going to lie."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_written(folder, error) from None
+
+
+def _weave(out, seed, progress, overwrite):
+    """`simulate`, under the lock: woven beside, then moved into place."""
+    before = _mark(out)
     if out.is_file() or (out.exists() and any(out.iterdir()) and not (before and overwrite)):
         what = "not empty" if before else "not simulated rolls"
         raise InputError(
             f"{out}: {what}; expected an empty folder, or a simulated set with overwrite=True; use another"
         )
+    strange = [path for path in out.rglob("*") if path.is_file() and not _OWN_NAME.fullmatch(path.name)]
+    if strange:
+        raise InputError(f"{strange[0]}: not made by the loom, which would replace its folder; move it elsewhere")
+    remove_leftovers([out])
+    beside = temporary_beside(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
-            _write_set(Path(beside, "new"), seed, progress)
-            if before == wanted or _mark(out) != wanted:  # otherwise another process has put it there meanwhile
-                if before and _mark(out):  # nothing else has taken its place
-                    out.rename(Path(beside, "old"))
-                elif out.exists():
-                    out.rmdir()
-                Path(beside, "new").rename(out)
+        _write_set(beside / "new", seed, progress)
+        if before and _mark(out):
+            out.rename(beside / "old")
+        elif out.exists():  # empty, or else what somebody has put there meanwhile stays
+            out.rmdir()
+        (beside / "new").rename(out)
     except OSError as error:
-        if before == wanted or _mark(out) != wanted:
-            raise InputError(f"{out}: {error.strerror}; expected a writable place with no other writer") from None
+        raise not_written(out, error) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     return out
 
 
-def ensure_simulated(folder: Path | str | None = None, seed: int = 0) -> Path:
-    """Return a folder with the simulated set of this seed and loom version; weave it if it is not there yet.
-
-    folder: `data/simulated` if None. A simulated set of another seed or version is replaced, and several processes may
-    call at once. Raises `InputError` if the folder holds anything else.
-    """
-    folder = DEFAULT_FOLDER if folder is None else Path(folder)
-    return folder if _mark(folder) == _wanted(seed) else simulate(folder, seed, overwrite=True)
-
-
-def load_simulated(folder: Path | str | None = None, seed: int = 0) -> Collection:
+def load_simulated(folder: FilePath | None = None, seed: int = 0) -> Collection:
     """The embedded simulated set as a `Collection`; it is woven where it is not there yet, in about ten seconds.
 
     Args:
-        folder: Where it lies; `data/simulated` by default.
+        folder: Where it lies; by default where `ensure_simulated` says.
         seed: Another seed gives another set.
 
     Returns:

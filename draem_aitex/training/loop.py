@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from draem_aitex.data.rolls import Roll
 from draem_aitex.devices import Device, memory_errors
 from draem_aitex.errors import InputError, check_number, one_line
-from draem_aitex.files import FilePath, remove_leftovers, write_whole
+from draem_aitex.files import FilePath, claimed, write_whole
 from draem_aitex.model.draem import DRAEM
 from draem_aitex.training import distributed
 from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
@@ -60,7 +60,8 @@ def train_networks(
         checkpoint: file that is resumed if it is there and written every `save_seconds`, with the log beside it as
             NAME.log.csv. It is written in the background, and less often where that would take over 5 % of the time.
         device: "auto", "cpu", "cuda" or a `torch.device`.
-        extra: stored beside the weights (the split, say); a checkpoint with another config or extra is refused.
+        extra: stored beside the weights (the split, say); a checkpoint with another config or extra is refused. Of a
+            split the training part alone must be the same: a run goes on when another roll was mended meanwhile.
         on_log: called with the `Trainer` every `log_every` steps, on the first rank.
         quiet: no progress is shown.
         compiled: see `Trainer`.
@@ -75,9 +76,11 @@ def train_networks(
     check_number("log_every", log_every, 1, whole=True)
     check_number("save_seconds", save_seconds, 0)
     advice = f"batch: {config.batch} crops of {config.crop} pixels do not fit; give a smaller batch or smaller crops"
-    with memory_errors(advice), ThreadPoolExecutor(1) as writer:
+    with memory_errors(advice), ExitStack() as held, ThreadPoolExecutor(1) as writer:
         trainer = Trainer(rolls, config, device, compiled)
         run = _Run(trainer, checkpoint, extra or {}, on_log, log_every, save_seconds, writer)
+        if checkpoint is not None:
+            distributed.in_turn(lambda: distributed.rank() or held.enter_context(claimed([run.path, run.log_path])))
         finished = distributed.in_turn(run.resume)
         if not finished:
             with _progress_bar(trainer, quiet) as bar:
@@ -85,12 +88,17 @@ def train_networks(
     return TrainResult(trainer.average, trainer.log, trainer.steps, trainer.seconds, finished, run.saved)
 
 
+def log_of(checkpoint: Path) -> Path:
+    """Where the log of a run is written: NAME.log.csv beside its checkpoint."""
+    return checkpoint.with_suffix(".log.csv")
+
+
 class _Run:
     """A trainer, the file it is kept in, and who hears of it."""
 
     def __init__(self, trainer, path, extra, on_log, log_every, save_seconds, writer):
         self.trainer, self.path, self.extra = trainer, path and Path(path), extra
-        self.log_path = self.path and self.path.with_suffix(".log.csv")
+        self.log_path = self.path and log_of(self.path)
         self.on_log, self.log_every, self.save_seconds = on_log, log_every, save_seconds
         self.between_steps = True  # the state is whole: weights, averages and random state are of the same step
         self.saved = None
@@ -99,18 +107,11 @@ class _Run:
 
     def resume(self):
         """Restore the trainer from the file, if it is there and of the same run; says whether that run is finished."""
-        if self.path is None:
-            return False
-        if not self.path.parent.is_dir():
-            raise InputError(f"{self.path}: its folder does not exist; make it first or choose another place")
-        if distributed.rank() == 0:
-            remove_leftovers(self.path)
-            remove_leftovers(self.log_path)
-        if not self.path.exists():
+        if self.path is None or not self.path.exists() or not self.path.stat().st_size:
             return False
         content, again = load_checkpoint(self.path, "draem"), "give another file (--out) and train anew"
         for name, wanted in {"config": asdict(self.trainer.config), **self.extra}.items():
-            if difference := _difference(name, content.get(name), wanted):
+            if difference := _difference(name, *(_trained_on(name, value) for value in (content.get(name), wanted))):
                 raise InputError(f"{self.path}: holds a run with another {difference}; give the same, or {again}")
         try:
             self.trainer.restore(content)
@@ -216,6 +217,11 @@ def _interrupts_waiting() -> Iterator[Callable[[], bool]]:
     finally:
         if able:
             signal.signal(signal.SIGINT, before)
+
+
+def _trained_on(name, value):
+    """What of a checkpoint's content decides whether a training may go on with it: of a split, the training rolls."""
+    return {"train": value.get("train")} if name == "split" and isinstance(value, dict) else value
 
 
 def _difference(name, found, wanted):
