@@ -85,11 +85,14 @@ def find_images(paths: list[Path], out: Path) -> dict[Path, Path]:
     the folder's name where several are given; both without their ending, unless two in a folder differ in it alone.
     What this program wrote, such as overlays, is passed over in folders.
 
-    Raises `InputError` for a folder without images, for an image given twice, and for two images with one name.
+    Raises `InputError` for a file that is not there, a folder without images, an image given twice, and two images with
+    one name.
     """
     several = sum(path.is_dir() for path in paths) > 1
     names: dict[Path, Path] = {}
     for path in paths:
+        if not path.is_dir():
+            files.check_file(path)  # what is named must be there: whoever mistypes a name hears of it at once
         found = names_below(path) if path.is_dir() else {path: Path(path.stem)}
         for image, name in found.items():
             if image in names:
