@@ -20,12 +20,12 @@ from record import write
 
 from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
-from draem_aitex.cli.shared import check_writable
 from draem_aitex.data.rolls import load_rolls
 from draem_aitex.detectors.calibration import Threshold
 from draem_aitex.errors import InputError
 from draem_aitex.evaluation.evaluator import evaluate
 from draem_aitex.evaluation.text_table import without_nan
+from draem_aitex.files import check_outputs
 from draem_aitex.simulation.loom import load_simulated
 
 RECORD = Path(__file__).parent / "results" / "introduction.json"
@@ -39,7 +39,7 @@ def main():
     parser.add_argument("--record", type=Path, default=RECORD, metavar="FILE")
     options = parser.parse_args()
     try:
-        check_writable(options.record)
+        check_outputs([options.record])
         record = run_all(load_simulated(), options.record)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -19,6 +19,7 @@ from draem_aitex.training.checkpoint import load_checkpoint
 from draem_aitex.workflow import RECORDS
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks/solutions").glob("0*.ipynb"))
 NAMES = [
     "01_Introduction", "02_Data_Preparation", "03_Synthetic_Anomaly_Generation", "04_DRAEM_Model", "05_Train_DRAEM",
     "06_Evaluate_DRAEM",
@@ -96,6 +97,14 @@ def test_notebook_is_one_clean_run(path):
             assert str(ROOT.parent) + os.sep not in text and "/tmp/" not in text and "/home/" not in text
     assert len([cell for cell in notebook.cells if cell.cell_type == "markdown"]) >= len(code) * 0.7
     assert "Headline: " in str([cell.outputs for cell in code])
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *SOLUTIONS], ids=lambda path: f"{path.parent.name} {path.stem}")
+def test_a_notebook_runs_from_any_folder(path):
+    """What comes with the project is asked for by name: no path leads from the notebook's folder."""
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    used = [line.split("#")[0] for source in code for line in source.splitlines()]
+    assert not [line for line in used if re.search(r"""["']\.\./""", line)]
 
 
 @pytest.mark.parametrize("name", NAMES)
