@@ -4,20 +4,27 @@ Each row is refused in one line that says what is wrong (`InputError`; status 2 
 besides, waits for nothing and leaves the disk as it was.
 """
 
+import contextlib
+import gzip
+import io
 import itertools
 import math
 import os
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import zipfile
 
 import cv2
 import numpy as np
+import py7zr
 import pytest
 import torch
-from bad_files import WHOLE, malformed
+from bad_files import WHOLE, malformed, with_bytes
 from conftest import ROOT
+from test_download import with_new_checksums
 
 from draem_aitex.anomalies.augmenter import Augmenter, AugmenterConfig
 from draem_aitex.anomalies.kinds import KINDS
@@ -27,7 +34,7 @@ from draem_aitex.baselines.neighbours import nearest_distances
 from draem_aitex.baselines.patchcore import PatchCore, greedy_coreset
 from draem_aitex.baselines.vae import VAE
 from draem_aitex.cli.main import main
-from draem_aitex.data import aitex, fabric_edges, images, patcher
+from draem_aitex.data import aitex, download, fabric_edges, images, patcher
 from draem_aitex.data.folder import load_folder
 from draem_aitex.data.rolls import Collection, Roll, load_roll, read_mask, roll_of_array
 from draem_aitex.detectors import onnx, regions
@@ -189,7 +196,7 @@ def test_paths_that_are_no_folders(reader, name, odd_paths, unchanged, capfd):
     refused(capfd, lambda: read(odd_paths[name]), "; ")
 
 
-@pytest.mark.parametrize("name", [name for name in PATHS if name not in ("folder", "nul", "loop")])
+@pytest.mark.parametrize("name", [name for name in PATHS if name not in ("folder", "nul")])
 def test_commands_name_odd_paths(name, odd_paths, unchanged, tmp_path, capfd):
     path = odd_paths[name]
     refused_by_command(capfd, ["inspect", path, "--checkpoint", MODEL, "--out", tmp_path / "out"])
@@ -665,6 +672,124 @@ def test_other_arguments_in_python(what, capfd):
     refused(capfd, OTHERS[what], "; ")
 
 
+# Archives and servers
+
+ROWS_OF_MANIFEST = [{"path": "Defect_images/0001_002_01.png", "bytes": "1", "sha256": "0" * 64}]
+
+
+def archive(entries, **options):
+    """A 7z archive of names and contents."""
+    buffer = io.BytesIO()
+    with py7zr.SevenZipFile(buffer, "w", **options) as packed:
+        packed.set_encoded_header_mode(False) if not options else None
+        for name, data in entries.items():
+            packed.writestr(data, name)
+    return buffer.getvalue()
+
+
+def renamed(old, new):
+    """An archive whose one entry has a name that py7zr would not write; both of one length."""
+    data = archive({old: b"evil"}).replace(old.encode("utf-16le"), new.encode("utf-16le"))
+    return with_new_checksums(data, None)
+
+
+GOOD_NAME = ROWS_OF_MANIFEST[0]["path"]
+PACKED = archive({GOOD_NAME: bytes(range(256)) * 40})
+ARCHIVES = {
+    "empty": b"",
+    "text": b"no archive\n" * 99,
+    "page": b"<!DOCTYPE html><html>sorry</html>",
+    "zip": b"PK\x03\x04" + bytes(200),
+    "signature alone": PACKED[:6],
+    "head alone": PACKED[:32],
+    "cut": PACKED[:-20],
+    "flipped in the head": with_bytes(PACKED, 10, bytes([PACKED[10] ^ 1])),
+    "flipped in the start": with_bytes(PACKED, 20, bytes([PACKED[20] ^ 1])),
+    "flipped in the data": with_bytes(PACKED, 60, bytes([PACKED[60] ^ 1])),
+    "flipped in the names": with_bytes(PACKED, len(PACKED) - 9, bytes([PACKED[-9] ^ 1])),
+    "encrypted": archive({GOOD_NAME: b"secret"}, password="x"),
+    "encrypted names": archive({GOOD_NAME: b"secret"}, password="x", header_encryption=True),
+    "other files": archive({"Defect_images/readme.txt": b"hello"}),
+    "another image": archive({GOOD_NAME: b"no picture"}),
+    "no entry": archive({}),
+    "up and out": renamed("xxxxxxxxxxx", "../evil.txt"),
+    "up and out below": renamed("xxxxxxxxxxxxxxxx", "a/../../evil.txt"),
+    "from the root": renamed("xxxxxxxxx", "/evil.txt"),
+    "up and out by Windows": renamed("xxxxxxxxxxx", "..\\evil.txt"),
+    "a drive of Windows": renamed("xxxxxxxxxxx", "C:\\evil.txt"),
+    "a bomb": archive({GOOD_NAME: bytes(2**21)}),
+}  # fmt: skip
+HEAD = "HTTP/1.1 {}\r\nConnection: close\r\n{}\r\n"
+ANSWERS = {  # of servers: bytes, after which the connection is closed
+    "nothing": b"",
+    "garbage": b"\x00\xff" * 500,
+    "words": b"hello\n",
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "an unknown version": b"HTTP/9.9 200 OK\r\n\r\n",
+    "no number": b"HTTP/1.1 fine OK\r\n\r\n",
+    "not found": HEAD.format("404 Not Found", "").encode(),
+    "broken": HEAD.format("500 Oops", "").encode(),
+    "no content": HEAD.format("204 No Content", "").encode(),
+    "somewhere else for ever": HEAD.format("302 Found", "Location: /again\r\n").encode(),
+    "somewhere on this disk": HEAD.format("302 Found", "Location: file:///etc/hostname\r\n").encode(),
+    "somewhere that is nowhere": HEAD.format("302 Found", "Location: http://[::\r\n").encode(),
+    "login": HEAD.format("401 Unauthorized", "WWW-Authenticate: Basic\r\n").encode(),
+    "less than it said": HEAD.format("200 OK", "Content-Length: 99999\r\n").encode() + PACKED,
+    "more than it said": HEAD.format("200 OK", "Content-Length: 40\r\n").encode() + PACKED,
+    "a length that is no number": HEAD.format("200 OK", "Content-Length: much\r\n").encode() + b"x",
+    "a length below 0": HEAD.format("200 OK", "Content-Length: -5\r\n").encode() + b"x",
+    "chunks that break off": HEAD.format("200 OK", "Transfer-Encoding: chunked\r\n").encode() + b"ff\r\nabc",
+    "chunks without a size": HEAD.format("200 OK", "Transfer-Encoding: chunked\r\n").encode() + b"zz\r\nabc\r\n",
+    "a head without an end": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 300,
+    "a line without an end": b"HTTP/1.1 200 " + b"x" * 70_000,
+    "packed once more": HEAD.format("200 OK", "Content-Encoding: gzip\r\n").encode() + gzip.compress(PACKED),
+    "another part": HEAD.format("206 Partial", "Content-Range: bytes 9-10/11\r\n").encode() + b"xy",
+    "no end": HEAD.format("200 OK", "").encode() + bytes(2**21),
+}  # fmt: skip
+
+
+@pytest.fixture
+def server():
+    """A server that gives whoever asks the bytes in `answer`, and closes."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        answer = b""
+
+        def handle(self):
+            self.request.recv(65536)
+            with contextlib.suppress(OSError):  # the other side has heard enough
+                self.request.sendall(Handler.answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        Handler.url = f"http://127.0.0.1:{listening.server_address[1]}"
+        yield Handler
+        listening.shutdown()
+
+
+@pytest.mark.parametrize("what", [*ARCHIVES, *ANSWERS])
+def test_archives_and_servers(what, server, tmp_path, capfd, monkeypatch):
+    for bound in ("MOST_BYTES", "MOST_FETCHED"):
+        monkeypatch.setattr(download, bound, 2**20)
+    whole = HEAD.format("200 OK", f"Content-Length: {len(ARCHIVES.get(what, b''))}\r\n").encode()
+    server.answer = ANSWERS[what] if what in ANSWERS else whole + ARCHIVES[what]
+    folder = tmp_path / "data"
+
+    def fetch():
+        download.download(folder, server.url, ROWS_OF_MANIFEST, progress=False)
+
+    refused(capfd, fetch, "Defect_images.7z", "; ")
+    assert [path.suffix for path in folder.rglob("*")] in ([], [".part"])
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        refused(capfd, lambda: download.download(tmp_path / "data", url, ROWS_OF_MANIFEST), url, "timed out")
+
+
 # Folders of rolls: what lies in them is found when it is read
 
 SPOILT = (
@@ -844,6 +969,9 @@ simulate --out {new} --seed -1|seed
 simulate --out {new} --seed x|--seed
 download|--data
 download --data {good}|{good}
+download --data {new} --url nowhere|nowhere
+download --data {new} --url http://[::|http://[::
+download --data {new} --url data:text/plain,hello|data:
 download --data {new} --url http://127.0.0.1:9|127.0.0.1:9
 download --data {new} --url http://|http:
 download --data {new} --url file:///etc|file:///etc

@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
@@ -23,6 +24,7 @@ LICENCE = (
     "other. Ask AITEX before you publish one, and cite doi 10.2478/aut-2019-0035."
 )
 MOST_BYTES = 2 * 1024**3  # unpacked; the real archives hold less than a tenth of that
+MOST_FETCHED = 2**30  # bytes of one archive; all files of AITEX together have a ninth of that
 UNPACKED = "unpacked"  # where an archive is unpacked before its files are moved to their places
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)  # no room, or none for us
 TIMEOUT = 30  # seconds without a byte
@@ -88,9 +90,11 @@ def fetch(url: str, part: Path, progress: bool = True) -> None:
     A server that ignores the range sends everything, and the file starts anew. Raises `InputError` naming the URL; the
     bytes that arrived stay for the next call.
     """
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"{url}: expected http:// or https:// at its beginning; check --url")
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             start = have if answer.status == 206 else 0
             total = start + int(answer.headers.get("Content-Length") or 0)
@@ -99,10 +103,12 @@ def fetch(url: str, part: Path, progress: bool = True) -> None:
                 _save(stream, part, "ab" if start else "wb")
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         if have and getattr(error, "code", None) == 416:  # the last call was cut off after the last byte
             return
-        raise InputError(f"{url}: cannot be fetched ({error}); check the connection and --url") from None
+        raise InputError(f"{url}: cannot be fetched ({one_line(error)}); check the connection and --url") from None
+    if not part.exists():
+        raise InputError(f"{url}: nothing has come; expected an archive; check --url")
     if (arrived := part.stat().st_size) < total:
         raise InputError(f"{url}: broke off after {arrived} of {total} bytes; run the same command again to go on")
 
@@ -110,6 +116,8 @@ def fetch(url: str, part: Path, progress: bool = True) -> None:
 def _save(stream, path, mode):
     """Copy a stream into a file, block by block: what arrives is there, whatever happens then."""
     while block := stream.read(2**16):
+        if mode == "ab" and path.stat().st_size > MOST_FETCHED:  # a server may never end
+            raise InputError(f"{path}: more than {MOST_FETCHED} bytes have come; expected fewer; check --url")
         try:
             with open(path, mode) as file:
                 file.write(block)
