@@ -1,34 +1,37 @@
 """From data to a detector, and from a file to a detector: what stands above training, detectors and baselines."""
 
 import datetime
-import os
+import math
 import platform
 import sys
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from draem_aitex.anomalies.augmenter import AugmenterConfig
 from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
 from draem_aitex.data.patcher import PATCH, patch_corners
-from draem_aitex.data.rolls import Collection, check_readable, load_rolls
-from draem_aitex.detectors.base import Detector
+from draem_aitex.data.rolls import Collection, check_readable, grey_levels, load_rolls
+from draem_aitex.detectors.base import RATE, Detector
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.devices import Device, describe
 from draem_aitex.errors import InputError, check_choice, check_seed, check_type
 from draem_aitex.evaluation.evaluator import evaluate
 from draem_aitex.files import FilePath, claimed
+from draem_aitex.model.draem import PRESETS
 from draem_aitex.training import distributed, loop
-from draem_aitex.training.checkpoint import describe_split, load_checkpoint
+from draem_aitex.training.checkpoint import checkpoint_file, describe_split, load_checkpoint
 from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.model_card import kept_figures
 
 DETECTORS: dict[str, Any] = {detector.kind: detector for detector in (DraemDetector, VAE, PatchCore)}
 HERE = Path(__file__).parent
-SHIPPED = HERE / "shipped" if (HERE / "shipped").is_dir() else HERE.parent / "checkpoints"  # in a wheel; else beside us
 RECORDS = HERE / "records" if (HERE / "records").is_dir() else HERE.parent / "benchmarks" / "results"  # of measurements
+START, FINE_TUNING = "compact_aitex", 7e-4  # of trainings on images of one's own: first weights, learning rate
 MINUTES = 8.0  # of training, where nothing else is asked for
 
 
@@ -63,7 +66,7 @@ def train(
         >>> detector = train(load_simulated().of_fabrics(["01"]), TrainConfig(steps=2, batch=2, crop=64), quiet=True)
     """
     budget = {} if minutes is None and steps is None else {"minutes": minutes, "steps": steps}
-    config = replace(config or TrainConfig(minutes=MINUTES), **budget)  # type: ignore[arg-type]
+    config = suited(replace(config or TrainConfig(minutes=MINUTES), **budget), data, quiet)  # type: ignore[arg-type]
     figure = None
     if "on_log" not in options and "ipykernel" in sys.modules and not quiet:
         from draem_aitex.training import live  # with matplotlib
@@ -135,13 +138,6 @@ def fit(
     return detector
 
 
-def checkpoint_file(path: FilePath) -> Path:
-    """The file that a checkpoint is in: the one that is named, or a shipped one of that name."""
-    check_type("path", path, str, os.PathLike)
-    shipped = SHIPPED / f"{path}.pt"
-    return shipped if not os.path.exists(path) and shipped.is_file() else Path(path)
-
-
 def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, bfloat16: bool = False) -> Detector:
     """The detector of a checkpoint file, whichever it holds, or a shipped one by its name.
 
@@ -171,6 +167,31 @@ def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, 
     return kind.restored(content, found, device, quiet, **({"bfloat16": True} if bfloat16 else {}))
 
 
+def suited(config: TrainConfig, data: Collection, quiet: bool = False) -> TrainConfig:
+    """The configuration for a collection: of images of one's own, what was left at its default becomes what suits them.
+
+    Networks have as many channels as the images. Those of `compact` in grey start from the shipped detector of real
+    fabric (`START`), with the learning rate of a fine-tuning. Anomalies are those of `AugmenterConfig.for_images`. What
+    is chosen is said, a line each, unless `quiet`.
+    """
+    if not data.train or not data.reading.cover:
+        return config
+    said = []
+    if config.network.channels < data.reading.channels:
+        config = replace(config, preset=replace(config.network, channels=data.reading.channels))
+    if config.start is None and config.network == PRESETS["compact"]:
+        rate = FINE_TUNING if config.learning_rate == TrainConfig.learning_rate else config.learning_rate
+        config = replace(config, start=START, learning_rate=rate)
+        said.append(f"first weights: those of {START}, learning rate {rate:g} (--start nothing draws them)")
+    if config.augmenter == AugmenterConfig():
+        augmenter, which = AugmenterConfig.for_images([grey_levels(roll.image) for roll in load_rolls(data.train)])
+        config = replace(config, augmenter=augmenter)
+        said.append(which)
+    if said and not quiet:
+        print("\n".join(said))
+    return config
+
+
 def check_counts(data: Collection) -> None:
     """Raise `InputError` where there is nothing to train on or to take a threshold from."""
     check_type("data", data, Collection)
@@ -183,17 +204,27 @@ def check_parts(data: Collection) -> None:
     """Read all rolls and masks: what can't be used is found before a training and not after it.
 
     Raises `InputError` where there is nothing to train on, a file that cannot be read, or no patch to take a threshold
-    from.
+    from. Warns where calibration images of one's own hold too few patches for the usual false-positive rate.
     """
     check_counts(data)
     check_readable([*data.train, *data.development, *data.test])
-    if not any(patch_corners(roll.image.shape, roll.edges) for roll in load_rolls(data.calibration)):
+    rolls = load_rolls(data.calibration)
+    patches = sum(len(patch_corners(r.image.shape, r.edges, remainder=r.reading.remainder)) for r in rolls)
+    if not patches:
         found = f"no calibration roll holds a patch of {PATCH} x {PATCH} pixels of fabric"
         raise InputError(f"{data.root}: {found}; expected one or more, for the threshold; give larger images")
+    needed = math.ceil(1 / RATE) - 1
+    if patches < needed and data.reading.cover and distributed.rank() == 0:
+        found = f"{len(rolls)} calibration images hold {patches} patches, which promise a false-positive rate of"
+        more = math.ceil(needed / patches * len(rolls))
+        warnings.warn(
+            f"{found} {1 / (patches + 1):.1%}; for {RATE:.0%} it takes {needed}, as of {more} such images", stacklevel=3
+        )
 
 
 def _origin(data: Collection) -> dict[str, Any]:
-    return {"source": data.source, "fabrics": list(data.fabrics), "split": describe_split(data)}
+    origin = {"source": data.source, "fabrics": list(data.fabrics), "split": describe_split(data)}
+    return origin | ({"rule": data.rule, "reading": asdict(data.reading)} if data.reading.cover else {})
 
 
 def _judged(detector: Detector, data: Collection, command: str) -> None:

@@ -246,7 +246,7 @@ def test_inspect_refuses_before_any_work(checkpoint, simulated, tmp_path, capsys
 def test_other_bad_input(checkpoint, small_set, tmp_path, capsys):
     fails_with_one_line(capsys, ["evaluate", "--data", small_set, "--checkpoint", tmp_path / "no.pt"], "no.pt")
     evaluate = ["evaluate", "--checkpoint", checkpoint]
-    fails_with_one_line(capsys, [*evaluate, "--data", tmp_path], tmp_path, "no AITEX folder")
+    fails_with_one_line(capsys, [*evaluate, "--data", tmp_path], tmp_path, "no images known to be normal")
     fails_with_one_line(capsys, [*evaluate, "--data", small_set, "--json", tmp_path / "a/b.json"], "a/b.json")
     out = tmp_path / "x.pt"
     train = ["train", "--data", small_set, "--out", out]

@@ -144,7 +144,7 @@ def test_bad_input_is_said_once(small_set, tmp_path):
     arguments = ["-m", "draem_aitex", "train", "--data", str(tmp_path), "--out", str(tmp_path / "model.pt")]
     done = subprocess.run(torchrun(2, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode != 0 and len(said) == 1 and "no AITEX folder" in said[0], done.stderr
+    assert done.returncode != 0 and len(said) == 1 and "no images known to be normal" in said[0], done.stderr
 
 
 def test_an_error_of_another_rank_is_said_with_its_number(tmp_path):

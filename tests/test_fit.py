@@ -238,7 +238,7 @@ def test_a_refused_fit_leaves_the_file_as_it_was(bank, small_set, tmp_path, caps
     fails_with_one_line(capsys, [*vae, "--error", "l3"], "'l3'")
     fails_with_one_line(capsys, [*vae, "--steps", "0"], "steps: 0")
     fails_with_one_line(capsys, [*vae, "--bank-size", "5"], "--bank-size")
-    fails_with_one_line(capsys, ["fit", "vae", "--data", tmp_path, "--out", none], "no AITEX folder")
+    fails_with_one_line(capsys, ["fit", "vae", "--data", tmp_path, "--out", none], "no images known to be normal")
     fails_with_one_line(capsys, ["fit", "vae", "--out", tmp_path / "no" / "x.pt"], "x.pt", "cannot be written")
     assert out.read_bytes() == before and list(tmp_path.iterdir()) == [out]
 

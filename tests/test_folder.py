@@ -27,12 +27,13 @@ def folder(tmp_path):
 def test_images_masks_and_patches(folder):
     rolls = load_rolls(load_folder(folder).records)
     assert [(roll.name, roll.fabric, roll.defect, roll.mask is not None) for roll in rolls] == [
-        ("a", "own", "000", False), ("b", "own", "000", False), ("c", "own", "bad", True), ("d", "own", "bad", False),
+        ("good/a.png", "own", "000", False), ("good/b.bmp", "own", "000", False),
+        ("bad/c.png", "own", "bad", True), ("bad/d.jpg", "own", "bad", False),
     ]  # fmt: skip
     labels = {}
     for item in PatchDataset(rolls, remainder="cover"):
         labels.setdefault(item["name"], set()).add(item["label"])
-    assert labels["a"] == {0} and 1 in labels["c"] and labels["d"] == {-1}
+    assert labels["good/a.png"] == {0} and 1 in labels["bad/c.png"] and labels["bad/d.jpg"] == {-1}
 
 
 @pytest.mark.parametrize(
@@ -52,24 +53,30 @@ def test_the_split_goes_by_the_order_of_names(tmp_path, normal, parts):
             cv2.imwrite(str(tmp_path / place / f"{number}.png"), np.zeros((8, 8), np.uint8))
     data = load_folder(tmp_path)
     named = {
-        part: "".join(r.name for r in getattr(data, part) if r.is_normal) for part in ("train", "calibration", "test")
+        part: "".join(r.path.stem for r in getattr(data, part) if r.is_normal)
+        for part in ("train", "calibration", "test")
     }
     assert tuple(named.values()) == parts
-    assert [r.name for r in data.development] == ["3"]
-    assert [r.name for r in data.test if not r.is_normal] == ["0", "1", "2", "4"]
+    assert [r.path.stem for r in data.development] == ["3"]
+    assert [r.path.stem for r in data.test if not r.is_normal] == ["0", "1", "2", "4"]
 
 
 def test_a_mask_without_an_image_is_said(folder):
     cv2.imwrite(str(folder / "masks/x_mask.png"), np.zeros((8, 8), np.uint8))
-    assert load_folder(folder).quirks == ("x_mask.png: a mask of no image; unused",)
+    assert load_folder(folder).quirks == (
+        "1 masks of no image, or of several; not used: masks/x_mask.png",
+        "1 defective images without a mask; image level only: bad/d.jpg",
+    )
 
 
 def test_a_folder_that_cannot_be_used_is_named(folder, tmp_path):
-    with pytest.raises(InputError, match="no images in"):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
         load_folder(tmp_path / "nowhere")
     cv2.imwrite(str(folder / "masks/c_mask.png"), np.zeros((8, 8), np.uint8))
     with pytest.raises(InputError, match="c_mask.png: mask of 8 x 8 pixels"):
         load_rolls(load_folder(folder).records)
+    (folder / "masks/c_mask.png").unlink()
     cv2.imwrite(str(folder / "good/a.png"), np.full((256, 300), 255, np.uint8))
+    assert load_rolls(load_folder(folder).records)[0].edges == (0, 300)
     with pytest.raises(InputError, match="a.png: no fabric"):
-        load_rolls(load_folder(folder).records)
+        load_rolls(load_folder(folder, find_edges=True).records)

@@ -71,7 +71,9 @@ def test_every_kind_of_file_becomes_its_grey_levels(grey, tmp_path):
         assert image.dtype == np.uint8 and image.shape == grey.shape, name
         assert np.abs(image.astype(int) - grey).max() <= (6 if b"\xff\xd8\xff" in data[:3] else 1), name
         assert image_size(tmp_path / name)[:2] == grey.shape, name
-        assert any(note.startswith("16 bits, divided by 257") for note in notes) == name.startswith("deep"), name
+        assert any(note.startswith("16 bits, 16 of them in use, divided by 257") for note in notes) == name.startswith(
+            "deep"
+        ), name
     channels = {"grey.png": 1, "deep.png": 1, "alpha.png": 2, "palette.png": 3, "colour.jpg": 3, "rgba.tif": 4}
     assert {name: image_size(tmp_path / name)[2] for name in channels} == channels
 
@@ -99,14 +101,24 @@ def test_sixteen_bit_colour_is_divided_too(suffix, tmp_path):
     image, notes = read_noted(path)
     expected = cv2.cvtColor(deep, cv2.COLOR_BGR2GRAY) // 257
     assert np.abs(image.astype(int) - expected).max() <= 1
-    assert notes == [f"16 bits, divided by 257: grey levels {image.min()} to {image.max()} of 255"]
+    levels = f"grey levels {image.min()} to {image.max()} of 255"
+    assert notes == ["in colour; its grey levels are used", f"16 bits, 16 of them in use, divided by 257: {levels}"]
+    colour = read_image(path, channels=3)
+    assert np.array_equal(colour, deep[..., ::-1] // 257)
 
 
 def test_what_a_file_loses_is_said(grey, tmp_path):
     (tmp_path / "pages.tif").write_bytes(kinds_of_files(grey)["pages.tif"])
     assert read_noted(tmp_path / "pages.tif")[1] == ["3 pages; the first is used"]
     assert cv2.imwrite(str(tmp_path / "dark.png"), grey.astype(np.uint16) * 16)  # a camera's twelve bits in sixteen
-    assert read_noted(tmp_path / "dark.png")[1] == ["16 bits, divided by 257: grey levels 0 to 15 of 255"]
+    stretched, notes = read_noted(tmp_path / "dark.png")
+    assert notes == ["16 bits, 12 of them in use, divided by 16.059: grey levels 0 to 254 of 255"]
+    assert np.abs(stretched.astype(int) - grey).max() <= 1
+    assert read_noted(tmp_path / "dark.png", bit_depth=16)[1] == [
+        "16 bits, 16 of them given, divided by 257: grey levels 0 to 15 of 255"
+    ]
+    with pytest.raises(InputError, match="dark.png: values up to 4080; expected less than 1024 for a bit depth of 10"):
+        read_image(tmp_path / "dark.png", bit_depth=10)
     (tmp_path / "plain.png").write_bytes(kinds_of_files(grey)["grey.png"])
     assert read_noted(tmp_path / "plain.png")[1] == []
 

@@ -1,6 +1,7 @@
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -173,5 +174,8 @@ def test_bad_augmentations(changes, message):
 def test_bad_rolls(rolls):
     with pytest.raises(InputError, match="none given"):
         CropSampler([], 64)
-    with pytest.raises(InputError, match="expected 512 x 512"):
-        CropSampler(rolls, 512)
+    colour = [replace(rolls[0], image=np.repeat(rolls[0].image[..., None], 3, axis=2))]
+    with pytest.raises(InputError, match="images of 3 channels for networks of 1; .* channels=1"):
+        CropSampler(colour, 64)
+    with pytest.raises(InputError, match="images of 1 and 3 channels"):
+        CropSampler([*rolls, *colour], 64, channels=3)

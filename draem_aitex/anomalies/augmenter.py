@@ -4,13 +4,18 @@ The kinds themselves are in `kinds`; here they are mixed. Which sample gets whic
 anomaly looks on the device, so that nothing waits for a GPU.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from draem_aitex.anomalies.kinds import KINDS, MOVING, check_batch
+from draem_aitex.anomalies.kinds import KINDS, MOVING, OF_THREADS, check_batch
+from draem_aitex.data.fabric_edges import thread_pitch
 from draem_aitex.errors import InputError, check_number, check_type
+
+AITEX_ROWS = 256  # px, the height of AITEX's rolls, for whose defects the kinds' sizes are
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,25 @@ class AugmenterConfig:
         "perlin_texture": 0.09, "cut_paste": 0.06, "cut_paste_scar": 0.05, "thread": 0.15, "slip": 0.2, "spot": 0.3,
         "stain": 0.05, "crease": 0.05, "hole": 0.05,
     })  # fmt: skip
+    scale: float = 1.0  # how large defects may be, see `kinds.sizes`; 1 is for images of 256 rows
+
+    @classmethod
+    def for_images(cls, images: Sequence[np.ndarray]) -> "tuple[AugmenterConfig, str]":
+        """The default mix for normal images of one's own, and what it is, in words.
+
+        Sizes grow and shrink with the images' shorter side, the median of them, against AITEX's 256 px. Where fewer
+        than half of the images show a weave (`fabric_edges.thread_pitch`), kinds that need threads are left out.
+
+        images: uint8 `(H, W)`, any sizes, one or more.
+        """
+        side = float(np.median([min(image.shape) for image in images]))
+        woven = sum(thread_pitch(image) is not None for image in images)
+        weights, threads = cls().weights, 2 * woven >= len(images)
+        kept = {name: weight for name, weight in weights.items() if threads or name not in OF_THREADS}
+        scale = round(min(max(side / AITEX_ROWS, 0.125), 8.0), 3)
+        which = "all kinds" if threads else f"without {' and '.join(OF_THREADS)}"
+        said = f"a weave found in {woven} of {len(images)} images, {which}; sizes for images of {side:g} px"
+        return cls(weights=kept, scale=scale), f"synthetic anomalies: {said}"
 
     def __post_init__(self) -> None:
         check_type("weights", self.weights, dict)
@@ -68,6 +92,7 @@ class AugmenterConfig:
             raise InputError(f"weights: {self.weights}; expected numbers of 0 or more, one of them above 0")
         for name in ("clean_share", "pair_share"):
             check_number(name, getattr(self, name), 0, 1, "a share from 0 to 1")
+        check_number("scale", self.scale, 0.1, 10, "a factor from 0.1 to 10")
 
     def build(self) -> "Augmenter":
         """The augmenter that has these settings."""
@@ -118,7 +143,7 @@ class Augmenter:
                 before, strength = corrupted.index_select(0, chosen), severity[chosen, layer]
                 ground = everywhere[: len(chosen)] if fabric is None else fabric.index_select(0, chosen)
                 foreign = images[chosen - 1] if apply.takes_foreign else None
-                changed, mask = apply(before, ground, strength, generator, foreign, checked=True)
+                changed, mask = apply(before, ground, strength, generator, foreign, True, self.config.scale)
                 corrupted.index_copy_(0, chosen, changed)
                 kinds[chosen, layer] = number * (mask.amax((1, 2, 3)) > 0)
                 masks.index_copy_(0, chosen, mask if layer == 0 else mask.maximum(masks.index_select(0, chosen)))

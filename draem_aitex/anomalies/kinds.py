@@ -17,14 +17,16 @@ A kind is a function `(images, fabric, severity, generator) -> (corrupted, masks
 `@kind` registers a function in `KINDS` under its name. A registered kind checks its arguments, changes nothing off the
 fabric, keeps values in [0, 1], and corrupts a sample so that it can be seen (`VISIBLE`), with a mask of 4 px or more,
 or else leaves it exactly as it was, with an empty mask. To add a kind, write a function under that one line; severity
-reaches it as `(B, 1, 1, 1)`, ready to be multiplied with images. A fifth parameter named `foreign` is given other
-images of the batch to take fabric from (a batch of one has only itself).
+reaches it as `(B, 1, 1, 1)`, ready to be multiplied with images. A parameter named `foreign` is given other images of
+the batch to take fabric from (a batch of one has only itself), one named `scale` a number: how large a defect may be,
+compared with AITEX's (`sizes`).
 """
 
 import inspect
 import math
 from collections.abc import Callable
 from functools import update_wrapper
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -40,6 +42,7 @@ MINIMUM_MASK = 4  # pixels
 # where a speck of the same strength is lost in the weave.
 VISIBLE, VISIBLE_OF = 0.9, {"slip": 0.5, "crease": 0.5, "stain": 0.6}
 KINDS: dict[str, "Kind"] = {}
+OF_THREADS = ("thread", "slip")  # kinds that make sense where threads are seen
 MOVING = {"slip"}  # kinds that move the fabric and whatever lies on it, so they only ever come first on a sample
 Changed = tuple[Tensor, Tensor]  # images and masks
 
@@ -50,16 +53,17 @@ class Kind:
     def __init__(self, function: Callable[..., Changed]) -> None:
         update_wrapper(self, function)
         self.function = function
-        self.takes_foreign = "foreign" in inspect.signature(function).parameters
+        takes = inspect.signature(function).parameters
+        self.takes_foreign, self.takes_scale = "foreign" in takes, "scale" in takes
 
     def __call__(
         self, images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, foreign: Tensor | None = None,
-        checked: bool = False,
+        checked: bool = False, scale: float = 1.0,
     ) -> Changed:  # fmt: skip
         """Corrupt a batch.
 
         foreign: as `images`, for kinds that take it; without it each sample is given the one before it.
-        checked: the caller has checked the arguments; looking at values waits for a CUDA device.
+        checked: the caller has checked the arguments; looking at values waits for a CUDA device. scale: of sizes.
 
         Raises `InputError` for other shapes, types and ranges.
         """
@@ -69,8 +73,10 @@ class Kind:
             if severity.shape != (len(images),):
                 raise InputError(f"severity: shape {tuple(severity.shape)}; expected ({len(images)},), one a sample")
             check_unit(severity, "severity")
-        more = (images.roll(1, 0) if foreign is None else foreign,) if self.takes_foreign else ()
-        corrupted, masks = self.function(images, fabric, severity[:, None, None, None], generator, *more)
+        more: dict[str, Any] = {"foreign": images.roll(1, 0) if foreign is None else foreign, "scale": scale}
+        taken = {"foreign": self.takes_foreign, "scale": self.takes_scale}
+        more = {name: value for name, value in more.items() if taken[name]}
+        corrupted, masks = self.function(images, fabric, severity[:, None, None, None], generator, **more)
         found, wanted = ([tuple(part.shape) for part in pair] for pair in ((corrupted, masks), (images, fabric)))
         if found != wanted:
             raise InputError(f"{self.function.__name__}: returned shapes {found}; expected {wanted}; correct the kind")
@@ -103,8 +109,21 @@ def check_batch(images: Tensor, fabric: Tensor | None, generator: Generator, val
             check_unit(given, name)
 
 
+def sizes(images: Tensor, least: float, most: float, scale: float) -> tuple[float, float]:
+    """Bounds of an area in px, for images `scale` times as large as AITEX's rolls are high.
+
+    In smaller images the smallest defects are smaller too; in larger ones small defects stay, and large ones grow to
+    half a crop at most.
+    """
+    if scale <= 1:
+        return max(MINIMUM_MASK, least * scale**2), max(2 * MINIMUM_MASK, most * scale**2)
+    return least, max(most, min(most * scale**2, images.shape[-2] * images.shape[-1] / 2))
+
+
 @kind
-def perlin_texture(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, foreign: Tensor) -> Changed:
+def perlin_texture(
+    images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, foreign: Tensor, scale: float = 1.0
+) -> Changed:
     """A texture where Perlin noise passes a threshold (DRAEM section 3.3), inside a blob of log-uniform area.
 
     The texture, a third of the samples each: another image's fabric, turned by 90 degrees (mirrored where images are
@@ -113,7 +132,7 @@ def perlin_texture(images: Tensor, fabric: Tensor, severity: Tensor, generator: 
     """
     noise = shapes.noise(images, 2, 32, generator)
     passed = (noise > shapes.uniform(images, -0.1, 0.15, generator)).float()
-    inside = (shapes.draw_blob(fabric, SMALLEST, LARGEST, 3, generator)[0] < 1).float()
+    inside = (shapes.draw_blob(fabric, *sizes(images, SMALLEST, LARGEST, scale), 3, generator)[0] < 1).float()
     other = foreign.flip(-1)
     other = (other.mT if other.shape[-2] == other.shape[-1] else other) * shapes.uniform(images, 0.6, 1.5, generator)
     grain = shapes.noise(images, 8, 32, generator)
@@ -125,19 +144,21 @@ def perlin_texture(images: Tensor, fabric: Tensor, severity: Tensor, generator: 
 
 
 @kind
-def cut_paste(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
+def cut_paste(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, scale: float = 1.0) -> Changed:
     """A rectangle, up to three times as long as wide, filled with fabric from elsewhere in the image.
 
     After CutPaste (Li et al., CVPR 2021, section 2.2). Severity sets the angle by which the fabric is turned, 30 to 90
     degrees, and its change of tone, up to 1.5 standard deviations of the fabric.
     """
-    return _pasted(images, fabric, severity, generator, SMALLEST, LARGEST, (1, 3))
+    return _pasted(images, fabric, severity, generator, *sizes(images, SMALLEST, LARGEST, scale), (1, 3))
 
 
 @kind
-def cut_paste_scar(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
+def cut_paste_scar(
+    images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, scale: float = 1.0
+) -> Changed:
     """The second form of `cut_paste`: a scar, 6 to 30 times as long as wide (CutPaste, section 2.2)."""
-    return _pasted(images, fabric, severity, generator, 4 * SMALLEST, LARGEST / 6, (6, 30))
+    return _pasted(images, fabric, severity, generator, *sizes(images, 4 * SMALLEST, LARGEST / 6, scale), (6, 30))
 
 
 @kind
@@ -186,12 +207,12 @@ def slip(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator)
 
 
 @kind
-def spot(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
+def spot(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, scale: float = 1.0) -> Changed:
     """A nep, a knot or a fuzzball: 8 to 800 px with an uneven, hard or soft edge.
 
     Severity is its contrast, 0.7 to 6 standard deviations of the fabric, darker or lighter.
     """
-    squared, half = shapes.draw_blob(fabric, SMALLEST, 800, 2, generator)
+    squared, half = shapes.draw_blob(fabric, *sizes(images, SMALLEST, 800, scale), 2, generator)
     ragged = shapes.noise(images, 8, 32, generator)
     softness = shapes.uniform(images, 0.1, 0.6, generator) + 0.5 / half
     profile = shapes.rise((1 - squared - 1.2 * ragged) * (2 / softness))
@@ -200,12 +221,12 @@ def spot(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator)
 
 
 @kind
-def stain(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
+def stain(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, scale: float = 1.0) -> Changed:
     """Oil, dye or dirt: 200 to 6,000 px of cloudy tone under which the threads still show.
 
     Severity is its contrast, 0.4 to 3 standard deviations of the fabric, darker or lighter.
     """
-    squared, _ = shapes.draw_blob(fabric, 200, LARGEST, 3, generator)
+    squared, _ = shapes.draw_blob(fabric, *sizes(images, 200, LARGEST, scale), 3, generator)
     cloudy = shapes.noise(images, 2, 10, generator)
     softness = shapes.uniform(images, 0.2, 1, generator)
     profile = shapes.rise((1 - squared - cloudy) * (1.5 / softness)).mul_(1 + cloudy)
@@ -231,12 +252,12 @@ def crease(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generato
 
 
 @kind
-def hole(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator) -> Changed:
+def hole(images: Tensor, fabric: Tensor, severity: Tensor, generator: Generator, scale: float = 1.0) -> Changed:
     """Threads gone, 8 to 3,000 px: the background shows, dark or bright, with a bright rim of loose ends.
 
     Severity is how much of the background shows, 0.3 to 1.
     """
-    squared, half = shapes.draw_blob(fabric, SMALLEST, 3000, 3, generator)
+    squared, half = shapes.draw_blob(fabric, *sizes(images, SMALLEST, 3000, scale), 3, generator)
     ragged = shapes.noise(images, 8, 32, generator)
     depth = (1 - squared - ragged) * half.clamp_max(8)
     open_ = shapes.rise(depth)

@@ -110,10 +110,9 @@ class PatchCore(Baseline):
     ) -> Self:
         """Fill the bank, or the bank of each fabric, from normal rolls. The same generator gives the same bank.
 
-        rolls: all of one height. generator: on the CPU, draws crops, positions, weights and the first vector kept.
+        rolls: in grey. generator: on the CPU, draws crops, positions, weights and the first vector kept.
         normal_augmentation: of the crops; None is no augmentation. Returns the detector itself, not calibrated. Raises
-        `InputError` for no rolls, rolls of different height, fabric smaller than a crop of 128 px, and where memory
-        runs out.
+        `InputError` for no rolls, rolls in colour, and where memory runs out.
         """
         CropSampler(rolls, CROP, "cpu")  # refuses what no bank can be filled from, before weights are fetched
         self.banks, banks = {}, {}

@@ -78,12 +78,11 @@ class VAE(Baseline):
     ) -> Self:  # fmt: skip
         """Train on random crops of normal rolls; every step's loss is kept in `losses`.
 
-        rolls: all of one height. generator: on the CPU, draws weights, crops and the code's noise. steps: of `batch`
+        rolls: in grey. generator: on the CPU, draws weights, crops and the code's noise. steps: of `batch`
         crops, or fewer where `seconds` run out first (then the result depends on the machine's speed).
         normal_augmentation: of the crops; None is no augmentation. progress: called with each step's number and loss,
         for which the device is waited for. Returns the detector itself, not calibrated. Raises `InputError` for no
-        rolls, rolls of different height, fabric smaller than a crop, a loss that is not finite, and where memory runs
-        out.
+        rolls, rolls in colour, a loss that is not finite, and where memory runs out.
         """
         check_number("steps", steps, 1, whole=True)
         check_number("batch", batch, 1, whole=True)

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     detector = shared.open_detector(options)
     about = "\n".join(shared.lines_about(options, detector))
     print(about)
-    data = shared.open_data(options)
+    data = shared.open_data(options, detector.reading)
     trained_on = detector.about.get("source")
     if data.source != trained_on:
         if options.keep:

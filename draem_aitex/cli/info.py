@@ -9,7 +9,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from draem_aitex.training import checkpoint, model_card
-    from draem_aitex.workflow import checkpoint_file
 
-    path = checkpoint_file(options.checkpoint)
+    path = checkpoint.checkpoint_file(options.checkpoint)
     print(model_card.card(path.name, checkpoint.load_checkpoint(path)), end="")

@@ -127,7 +127,7 @@ def judge(detector: Any, path: Path, fabric: str | None) -> tuple[Any, str, list
     """Prediction, fabric and notes for an image file. Raises `InputError` where it cannot be judged."""
     from draem_aitex.data.rolls import roll_of_file
 
-    roll, notes = roll_of_file(path, fabric)
+    roll, notes = roll_of_file(path, fabric, reading=detector.reading)
     detector.check(roll, str(path))
     named = roll.fabric if detector.is_calibrated(roll.fabric) or detector.fabrics else ""
     return detector.predict(roll, fabric=named), roll.fabric, notes

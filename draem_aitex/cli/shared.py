@@ -28,7 +28,10 @@ class Renamed(argparse.Action):
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Where the rolls come from."""
-    parser.add_argument("--data", type=Path, metavar="DIR", help="an AITEX folder; without it, simulated fabric")
+    which = "an AITEX folder, or one with images of your own; without it, simulated fabric"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=which)
+    parser.add_argument("--bit-depth", type=int, metavar="BITS", help="of 16-bit images of your own, such as 12")
+    parser.add_argument("--find-edges", action="store_true", help="look for the fabric's edges in images of your own")
     what = f"where simulated fabric and weights fetched once are kept (default: {CACHE}, or README)"
     parser.add_argument("--cache", type=Path, metavar="DIR", help=what)
     add_bound(parser)
@@ -49,6 +52,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-augmentation", action="store_true", help=plain)
     parser.add_argument("--as-recorded", action=Renamed, dest="no_augmentation", now="--no-augmentation")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--channels", type=int, default=1, help="3 keeps the colours of images of your own")
     add_device(parser)
 
 
@@ -66,16 +70,27 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def open_data(options: argparse.Namespace) -> Any:
-    """The rolls to work on, announced: of the folder that is given, else simulated; of some fabrics where asked for."""
-    from draem_aitex.data.aitex import load_aitex
+def open_data(options: argparse.Namespace, reading: Any = None) -> Any:
+    """The rolls to work on, announced: of the folder that is given, else simulated; of some fabrics where asked for.
+
+    reading: of a detector that judges them; images are read as its own were.
+    """
+    from draem_aitex.data.folder import load_folder
     from draem_aitex.data.rolls import PARTS
     from draem_aitex.simulation.loom import load_simulated
 
-    data = load_simulated() if options.data is None else load_aitex(options.data)
-    print(f"data: {data.source}, {len(data.records)} rolls in {data.root}")
+    if options.data is None:
+        data = load_simulated()
+    else:
+        channels = reading.channels if reading else getattr(options, "channels", 1)
+        bit_depth = options.bit_depth or (reading.bit_depth if reading else None)
+        data = load_folder(options.data, channels=channels, bit_depth=bit_depth, find_edges=options.find_edges)
+    print(f"data: {data.source}, {len(data.records)} {'images' if data.rule else 'rolls'} in {data.root}")
     data = data.of_fabrics(sorted(set(getattr(options, "fabric", []))))
-    print("split by roll: " + ", ".join(f"{len(getattr(data, part))} {part}" for part in PARTS))
+    parts = ", ".join(f"{len(getattr(data, part))} {part}" for part in PARTS)
+    print(f"split by image ({data.rule}): {parts}" if data.rule else f"split by roll: {parts}")
+    for quirk in data.quirks if data.rule else ():
+        print(f"note: {quirk}")
     return data
 
 

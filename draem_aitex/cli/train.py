@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crop", type=int, metavar="PIXELS", help="side of the crops (compact: 128, paper: 256)")
     parser.add_argument("--learning-rate", type=float, help="at its highest (compact: 0.002, paper: 0.0001)")
     often = "how often a kind of anomaly comes, against the others (default: spot=0.3, …)"
+    first = "a checkpoint to start from, or a shipped one's name; nothing: from random weights"
+    parser.add_argument("--start", metavar="CHECKPOINT", help=first)
     parser.add_argument("--mix", nargs="+", default=[], metavar="KIND=WEIGHT", help=often)
     which = "own (default): nine kinds for fabric; paper: the published one, needs --textures"
     parser.add_argument("--augmenter", choices=("own", "paper"), default="own", help=which)
@@ -38,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         # Process by process: the first one makes the simulated fabric, if need be.
         distributed.in_turn(lambda: files.check_outputs([options.out, loop.log_of(options.out)]))
         config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
+        config = distributed.in_turn(lambda: workflow.suited(config, data))
         how = {"save_seconds": options.save_seconds, "compiled": options.compile}
         result = workflow.run(data, config, options.out, device, **how)
         if not result.finished:
@@ -71,7 +74,7 @@ def train_config(options: argparse.Namespace) -> Any:
         given["augmenter"] = PaperAugmenterConfig(options.textures)
     elif options.mix:
         given["augmenter"] = AugmenterConfig(weights={**AugmenterConfig().weights, **_weights(options.mix)})
-    return TrainConfig.of_preset(options.preset, seed=options.seed, **given)
+    return TrainConfig.of_preset(options.preset, seed=options.seed, start=options.start, **given)
 
 
 def _weights(words: list[str]) -> dict[str, float]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from draem_aitex.data.images import image_size, read_image
-from draem_aitex.data.rolls import AITEX_NAME, MASK_THRESHOLD, NORMAL, PARTS, Box, Collection, Record, read_mask
+from draem_aitex.data.images import files_in, image_size, read_image
+from draem_aitex.data.rolls import AITEX_NAME, NORMAL, PARTS, Box, Collection, Record, read_mask
 from draem_aitex.errors import InputError, check_type
 from draem_aitex.files import FilePath, sha256
 
@@ -83,7 +83,7 @@ def _pngs(root, folder_names, quirks):
     """The PNG files of one role, each name once; what else lies there is reported."""
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in folder_names]
     found = {}
-    for path in (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()):
+    for path in (path for folder in folders for path in files_in(folder)):
         place = path.relative_to(root).as_posix()
         if path.suffix.lower() != ".png":
             quirks.append(f"{place}: not a PNG; not used")
@@ -146,7 +146,7 @@ def find_quirks(collection: Collection) -> tuple[str, ...]:
     if with_alpha:
         quirks.append(f"{len(with_alpha)} files carry an alpha channel; ignored: {', '.join(with_alpha)}")
     if grey_edged:
-        what = f"{len(grey_edged)} of {len(masks)} masks have grey edges; defect is what is above {MASK_THRESHOLD}"
+        what = f"{len(grey_edged)} of {len(masks)} masks have grey edges; defect is what is brighter than half"
         quirks.append(f"{what}: {', '.join(grey_edged)}")
     return tuple(quirks)
 
@@ -200,10 +200,8 @@ def verify(root: FilePath) -> list[dict[str, str]]:
     root = load_aitex(root).root
     expected = {(_role(Path(row["path"])), Path(row["path"]).name): row for row in read_manifest()}
     rows = []
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+    for path in files_in(root):
         relative = path.relative_to(root)
-        if any(part.startswith(".") for part in relative.parts):
-            continue
         row = expected.pop((_role(relative), path.name), None)
         status = "unknown" if row is None else "ok" if sha256(path) == row["sha256"] else "altered"
         rows.append({"file": relative.as_posix(), "status": status})

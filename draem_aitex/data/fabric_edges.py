@@ -12,6 +12,8 @@ import numpy as np
 
 from draem_aitex.errors import InputError
 
+REPEAT = 4  # times the mean power: what a frequency has at which something repeats
+PITCH_SIDE = 1024  # pixels of an image in which the pitch is looked for
 WINDOW = 25  # columns over which the weave is looked for
 STEP_COLUMNS = 96  # columns compared before and behind an edge
 MINIMUM_STEP = 0.7  # log10: the weave is five times stronger behind an edge
@@ -24,11 +26,14 @@ BRIGHT_SHARE = 0.08  # of a column's pixels; the bright line slants a little, so
 Edges = tuple[int, int]  # first column, and the one behind the last
 
 
-def check_grey(image: np.ndarray, name: str = "image") -> None:
-    """Raise `InputError` for what is no grey image: uint8 `(H, W)`, a pixel or more."""
-    if not isinstance(image, np.ndarray) or image.ndim != 2 or image.dtype != np.uint8 or not image.size:
+def check_image(image: np.ndarray, name: str = "image", channels: tuple[int, ...] = (1,)) -> None:
+    """Raise `InputError` for what is no image of so many channels: uint8 `(H, W)`, or `(H, W, 3)`, a pixel or more."""
+    fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size
+    if not fits or (image.shape[2] if image.ndim == 3 else 1) not in channels or image.shape[2:] == (1,):
         found = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(f"{name}: {found}; expected a uint8 array (H, W); convert it to grey")
+        wanted = " or ".join({1: "(H, W)"}.get(count, f"(H, W, {count})") for count in dict.fromkeys(channels))
+        hint = "convert it to grey" if channels == (1,) else "convert it"
+        raise InputError(f"{name}: {found}; expected a uint8 array {wanted}; {hint}")
 
 
 def check_edges(edges: Edges, width: int) -> None:
@@ -50,7 +55,7 @@ def fabric_edges(image: np.ndarray) -> Edges:
 
     image: uint8 `(H, W)`. Returns `(start, end)` in columns, half open. Raises `InputError` where no fabric is found.
     """
-    check_grey(image)
+    check_image(image)
     height, width = image.shape
     if min(height, width) < 32:
         raise InputError(f"no fabric: image of {width} x {height} pixels; expected 32 x 32 or more; use a larger one")
@@ -63,6 +68,25 @@ def fabric_edges(image: np.ndarray) -> Edges:
     return start, end
 
 
+def thread_pitch(image: np.ndarray) -> float | None:
+    """Pixels from thread to thread, down the columns or along the rows, whichever shows it better; None for no weave.
+
+    image: uint8 `(H, W)`; of a large one the middle is looked at. A weave is what repeats: a frequency that holds four
+    times the mean power of all, lighting and slow tone left out.
+    """
+    top, left = (max(0, (side - PITCH_SIDE) // 2) for side in image.shape)
+    middle = image[top : top + PITCH_SIDE, left : left + PITCH_SIDE].astype(np.float32)
+    middle -= middle.mean()
+    found: dict[float, float] = {}  # how strong a repeat is: its pitch
+    for turned in (middle, middle.T):
+        if min(turned.shape) >= 32:
+            _, reference = _spectra(turned, np.ones(turned.shape[1], bool))
+            strength = reference.max() / max(reference[reference > 0].mean(), 1e-9) if reference.max() >= 1 else 0.0
+            found[float(strength)] = len(turned) / max(int(reference.argmax()), 1)
+    strongest = max(found, default=0.0)
+    return found[strongest] if strongest >= REPEAT else None
+
+
 def find_selvedges(image: np.ndarray, edges: Edges) -> tuple[Edges, Edges]:
     """The fabric's woven borders: columns `((start, end), (start, end))` at the left and the right, half open.
 
@@ -72,7 +96,7 @@ def find_selvedges(image: np.ndarray, edges: Edges) -> tuple[Edges, Edges]:
 
     image: uint8 `(H, W)`; edges: columns from `fabric_edges`.
     """
-    check_grey(image)
+    check_image(image)
     check_edges(edges, image.shape[1])
     start, end = edges
     fabric = image[:, start:end].astype(np.float32)
@@ -110,19 +134,26 @@ def _weave(image, dark):
     bed have some power everywhere, but not gathered at the picks. Raises
     `InputError` where the image has no fabric to compare with.
     """
-    height, width = image.shape
-    power = np.abs(np.fft.rfft(image * np.hanning(height)[:, None].astype(np.float32), axis=0)) ** 2
-    power[: max(2, height // 21)] = 0  # lighting and slow tone, not weave
+    width = image.shape[1]
     fabric = dark & (np.arange(width) >= width // 3)
     enough = fabric.sum() >= min(64, width // 2)
-    reference = np.median(power[:, fabric], axis=1) if enough else np.zeros(1)  # a large defect must not pass for it
-    if reference.max() < 1 or reference.max() < 4 * reference[reference > 0].mean():  # flat, or noise without a repeat
+    power, reference = _spectra(image, fabric if enough else np.ones(width, bool))
+    flat = reference.max() < 1 or reference.max() < REPEAT * reference[reference > 0].mean()  # or noise
+    if flat or not enough:
         raise InputError("no fabric: blank, saturated or without a weave; expected woven fabric; use another image")
     peaks = np.argsort(reference)[-6:]
     at_peaks = _smooth(power[peaks].sum(axis=0))
     share = at_peaks / (_smooth(power.sum(axis=0)) + 1e-6)
     relative = at_peaks * share * reference.sum() / reference[peaks].sum() ** 2
     return np.log10(np.where(dark, relative, 0) + 1e-3).astype(np.float32)
+
+
+def _spectra(image, columns):
+    """Power of each frequency down each column, and what is typical of some columns (a large defect is not)."""
+    height = len(image)
+    power = np.abs(np.fft.rfft(image * np.hanning(height)[:, None].astype(np.float32), axis=0)) ** 2
+    power[: max(2, height // 21)] = 0  # lighting and slow tone, not weave
+    return power, np.median(power[:, columns], axis=1)
 
 
 def _smooth(profile):

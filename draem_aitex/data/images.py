@@ -1,6 +1,7 @@
-"""Reading image files with Pillow: any of the usual formats becomes grey levels, and a broken file is named."""
+"""Reading image files with Pillow: any usual format becomes grey levels, or colour, and a broken file is named."""
 
 import logging
+import os
 import warnings
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
@@ -16,6 +17,8 @@ from draem_aitex.files import check_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+DEPTHS = (8, 10, 12, 14, 16)  # bits a pixel that cameras give
+JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what Windows and macOS leave in folders, besides hidden files
 UPRIGHT = 1  # the EXIF orientation of an image that is not turned
 
 # What Pillow warns of is an error here or of no consequence. `catch_warnings` would not be safe in threads.
@@ -23,26 +26,66 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python would print what nobody listens to
 
 
-def read_image(path: Path | str) -> np.ndarray:
-    """Read an image as grey levels: uint8 `(H, W)`.
+def read_image(path: Path | str, channels: int = 1, bit_depth: int | None = None) -> np.ndarray:
+    """Read an image as grey levels, uint8 `(H, W)`, or in colour, uint8 `(H, W, 3)`, RGB, for 3 channels.
 
-    PNG, JPEG, TIFF or BMP. Colour becomes grey (0.299 R + 0.587 G + 0.114 B), an alpha channel is ignored, 16 bits
-    become 8, the EXIF orientation is applied, and of several pages the first is taken.
+    PNG, JPEG, TIFF or BMP. Colour becomes grey (0.299 R + 0.587 G + 0.114 B) where one channel is asked for, and grey
+    is repeated where three are; an alpha channel is ignored, the EXIF orientation is applied, and of several pages the
+    first is taken. Of 16 bits those in use become 8: `bit_depth`, or the fewest of `DEPTHS` that hold the image.
 
-    Raises `InputError` for a file that is missing, broken or truncated, and for other pixels than 1 to 16 bit.
+    Raises `InputError` for a file that is missing, broken or truncated, for other pixels than 1 to 16 bit, and for
+    values that `bit_depth` does not hold.
     """
-    return read_noted(path)[0]
+    return read_noted(path, channels, bit_depth)[0]
 
 
-def read_noted(path: Path | str) -> tuple[np.ndarray, list[str]]:
+def read_noted(path: Path | str, channels: int = 1, bit_depth: int | None = None) -> tuple[np.ndarray, list[str]]:
     """`read_image`, and what its user should know of the file: `(image, notes)`, the notes a list of sentences."""
+    pixels, notes = decoded(path)
+    if pixels.ndim == 3 and channels == 1:
+        if (pixels != pixels[..., :1]).any():
+            notes.append("in colour; its grey levels are used")
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    if pixels.dtype == np.uint16:
+        brightest = int(pixels.max())
+        bits, given = bit_depth or _depth(brightest), "given" if bit_depth else "in use"
+        if brightest >= 2**bits:
+            found = f"values up to {brightest}; expected less than {2**bits} for a bit depth of {bits}"
+            raise InputError(f"{path}: {found}; give the camera's, one of {', '.join(map(str, DEPTHS))}")
+        top = 2**bits - 1
+        pixels = (pixels.astype(np.uint32) * 255 // top).astype(np.uint8)
+        levels = f"grey levels {pixels.min()} to {pixels.max()} of 255"
+        notes.append(f"16 bits, {bits} of them {given}, divided by {top / 255:.5g}: {levels}")
+    if channels == 3 and pixels.ndim == 2:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    return pixels, notes
+
+
+def bits_in_use(path: Path | str) -> int:
+    """How many bits a pixel of a file needs: 8, or of a 16-bit file the fewest of `DEPTHS` that hold its values."""
+    with _named(path), Image.open(path, formats=FORMATS) as image:
+        if not _is_deep(image):
+            return 8
+    pixels, _ = decoded(path)
+    return _depth(int(pixels.max())) if pixels.dtype == np.uint16 else 8
+
+
+def _depth(brightest):
+    return next(bits for bits in DEPTHS if brightest < 2**bits)
+
+
+def _is_deep(image):
+    return image.mode.startswith("I;16") or any(f";16{order}" in str(image.tile) for order in "BLN")
+
+
+def decoded(path: Path | str) -> tuple[np.ndarray, list[str]]:
+    """A file's pixels, uint8 or uint16, `(H, W)` or `(H, W, 3)`, RGB, turned upright, and notes on it."""
     notes: list[str] = []
     with _named(path):
         data = Path(path).read_bytes()
         Image.open(BytesIO(data), formats=FORMATS).verify()  # the checksums of a PNG, which decoding does not look at
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            deep = image.mode.startswith("I;16") or any(f";16{order}" in str(image.tile) for order in "BLN")
-            orientation = _orientation(image)
+            deep, orientation = _is_deep(image), _orientation(image)
             if (pages := getattr(image, "n_frames", 1)) > 1:
                 notes.append(f"{pages} pages; the first is used")
             with native_lines() if image.format == "TIFF" else nullcontext():
@@ -51,10 +94,29 @@ def read_noted(path: Path | str) -> tuple[np.ndarray, list[str]]:
             if orientation != UPRIGHT:
                 ImageOps.exif_transpose(image, in_place=True)
                 notes.append(f"turned upright, as its EXIF orientation ({orientation}) says")
-            grey = _grey(path, image, deep)
-    if deep:
-        notes.append(f"16 bits, divided by 257: grey levels {grey.min()} to {grey.max()} of 255")
-    return grey, notes
+            pixels = _pixels(path, image)
+        if deep and pixels.ndim == 3:  # of 16-bit colour Pillow keeps the upper 8 bits
+            pixels = _deep_colour(data, orientation)
+    return pixels, notes
+
+
+def files_in(folder: Path | str) -> list[Path]:
+    """All files in a folder and in those below it, in the order of their paths; links are followed.
+
+    What systems leave behind is passed over: hidden files and folders (some file systems keep a "._roll.png" beside a
+    "roll.png"), Thumbs.db, desktop.ini, __MACOSX.
+    """
+    found = []
+    for here, folders, names in os.walk(folder, followlinks=True):
+        place = Path(here)
+        above = (place.resolve(), *place.resolve().parents)  # a link to one of these would lead round for ever
+        folders[:] = [name for name in folders if not _is_junk(name) and (place / name).resolve() not in above]
+        found += [place / name for name in names if not _is_junk(name)]
+    return sorted(path for path in found if path.is_file())
+
+
+def _is_junk(name):
+    return name.startswith(".") or name.lower() in JUNK
 
 
 def bound_pixels(most: int) -> None:
@@ -95,18 +157,25 @@ def _orientation(image):
     return found if found in range(2, 9) else UPRIGHT
 
 
-def _grey(path, image, deep):
-    """The grey levels of a loaded image: uint8 `(H, W)`. Of 16-bit colour Pillow has kept the upper 8 bits."""
+def _pixels(path, image):
+    """The pixels of a loaded image: uint8 or uint16 `(H, W)`, or uint8 `(H, W, 3)`, RGB."""
     if image.mode.startswith("I;16"):
-        return (np.asarray(image) // 257).astype(np.uint8)
+        return np.asarray(image).astype(np.uint16)  # in this machine's byte order
     if image.mode in ("1", "L", "LA"):
-        grey = np.array(image.convert("L"))
-    elif image.mode in ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
-        grey = cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2GRAY)
-    else:
-        kind = f"{np.asarray(image).dtype} (mode {image.mode})"
-        raise InputError(f"{path}: pixels of type {kind}; expected 8 or 16 bit; convert the image")
-    return ((grey * 256.0 + 128) // 257).astype(np.uint8) if deep else grey  # 128: the middle of the lower 8 bits
+        return np.array(image.convert("L"))
+    if image.mode in ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+        return np.array(image.convert("RGB"))
+    kind = f"{np.asarray(image).dtype} (mode {image.mode})"
+    raise InputError(f"{path}: pixels of type {kind}; expected 8 or 16 bit; convert the image")
+
+
+def _deep_colour(data, orientation):
+    """The pixels of 16-bit colour: uint16 `(H, W, 3)`, RGB, turned upright."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    pixels = pixels.swapaxes(0, 1) if orientation > 4 else pixels
+    down, across = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
+    return np.ascontiguousarray(pixels[::down, ::across])
 
 
 @contextmanager

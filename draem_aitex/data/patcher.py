@@ -100,9 +100,13 @@ def stitch_patches(patches: np.ndarray, corners: list[tuple[int, int]], shape: t
     return (blended if np.issubdtype(patches.dtype, np.floating) else blended.round()).astype(patches.dtype)
 
 
-def patch_maxima(array: np.ndarray, edges: Edges, size: int = PATCH) -> np.ndarray:
-    """Maximum inside each patch of a roll: `(N,)`. Of an anomaly map: the patch scores; of a mask: the labels."""
-    return np.array([array[y : y + size, x : x + size].max() for y, x in patch_corners(array.shape, edges, size)])
+def patch_maxima(array: np.ndarray, edges: Edges, size: int = PATCH, remainder: str = "drop") -> np.ndarray:
+    """Maximum inside each patch of a roll: `(N,)`. Of an anomaly map: the patch scores; of a mask: the labels.
+
+    remainder: as in `patch_columns`; what of a patch hangs over the image holds nothing.
+    """
+    corners = patch_corners(array.shape, edges, size, remainder=remainder)
+    return np.array([array[y : y + size, x : min(x + size, edges[1])].max() for y, x in corners])
 
 
 def _check_array(name, array, axes):

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from draem_aitex.data.fabric_edges import Edges, check_edges
 from draem_aitex.data.patcher import patch_maxima
-from draem_aitex.data.rolls import Collection, Record, Roll, load_roll, roll_of_array, roll_of_file
+from draem_aitex.data.rolls import OWN, Collection, Reading, Record, Roll, load_roll, roll_of_array, roll_of_file
 from draem_aitex.detectors.calibration import Calibration, Threshold, held_out_scores, normalised_scores, offsets_of
 from draem_aitex.detectors.regions import Prediction, check_map
 from draem_aitex.devices import Device
@@ -138,8 +138,13 @@ class Detector:
         return not self.fabrics or fabric in self.fabrics
 
     def is_calibrated(self, fabric: str | None) -> bool:
-        """Whether scores of this fabric are comparable with the threshold; others are given as they are."""
-        return fabric in self.offsets
+        """Whether its scores are comparable with the threshold; an unnamed image may be one of one's own fabric."""
+        return fabric in self.offsets or (not fabric and list(self.offsets) == [OWN])
+
+    @property
+    def reading(self) -> Reading:
+        """How image files were read for it, and are for `predict`: channels, bit depth, edges."""
+        return Reading(**self.about.get("reading", {}))
 
     def calibrate(self, data: Collection | Iterable[Record | Roll], fpr: float | None = None) -> Self:
         """Take offsets and threshold from normal rolls that were not trained on.
@@ -149,8 +154,7 @@ class Detector:
 
         Args:
             data: A `Collection`, whose calibration part is used, or normal rolls.
-            fpr: False-positive rate wanted, a share of patches. None asks for 0.01, or, with a warning, for the least
-                that so few patches can promise.
+            fpr: False-positive rate wanted, a share of patches. None: 0.01, or, warning, the least that is possible.
 
         Returns:
             The detector itself, with `offsets`, `calibration` and `threshold`.
@@ -177,7 +181,8 @@ class Detector:
             found = f"no patch of 256 x 256 pixels of fabric in {len(rolls)} rolls"
             raise InputError(f"calibration: {found}; expected normal rolls; give some, or larger images")
         self.offsets = offsets_of(scores, fabrics) if self.normalised else dict.fromkeys(sorted(set(fabrics)), 0.0)
-        held_out = held_out_scores(scores, fabrics, self.offsets) if self.normalised else scores
+        moved = self.normalised and len(set(fabrics)) > 1  # the scores of a single fabric stay as they are
+        held_out = held_out_scores(scores, fabrics, self.offsets) if moved else scores
         self.calibration = Calibration(np.sort(np.concatenate(held_out).astype(np.float64))[::-1], len(rolls))
         if fpr is None and self.calibration.finest_rate > RATE:
             fpr = self.calibration.finest_rate
@@ -214,7 +219,7 @@ class Detector:
             >>> load_detector("compact_loom", quiet=True).predict(load_simulated().test[-1]).map.shape
             (256, 4096)
         """
-        roll, notes = _as_roll(image, fabric, edges)
+        roll, notes = self._as_roll(image, fabric, edges)
         self.check(roll)
         (anomaly_map,) = self.maps([roll])
         threshold = None if self.threshold is None else self.threshold.value
@@ -234,7 +239,7 @@ class Detector:
             raise InputError(f"{name}: {height} x {width} pixels of fabric; expected {least}; leave it out")
 
     def maps(self, rolls: Iterable[Roll], quiet: bool = True) -> Iterator[np.ndarray]:
-        """The normalised anomaly map of each roll, in their order; a progress bar besides unless `quiet`."""
+        """The normalised anomaly map of each roll, in their order, with a progress bar unless `quiet`."""
         return (anomaly_map for _, anomaly_map in self.scored(rolls, quiet))
 
     def scored(self, rolls: Iterable[Roll], quiet: bool = True) -> Iterator[tuple[Roll, np.ndarray]]:
@@ -253,7 +258,8 @@ class Detector:
 
     def raw_patch_scores(self, rolls: Iterable[Roll]) -> list[np.ndarray]:
         """The patch scores of each roll, not normalised: a list of float32 `(N,)`."""
-        return [patch_maxima(scores, roll.edges) for roll, scores in self._judged(rolls)]
+        pairs = self._judged(rolls)
+        return [patch_maxima(scores, roll.edges, remainder=roll.reading.remainder) for roll, scores in pairs]
 
     def _judged(self, rolls: Iterable[Roll]) -> Iterator[tuple[Roll, np.ndarray]]:
         """Each roll with its raw map. All scores come from here: a map that is not finite never becomes one."""
@@ -281,15 +287,14 @@ class Detector:
             warnings.warn(f"{found}, and the threshold's false-positive rate does not hold for it", stacklevel=3)
         return scores
 
-
-def _as_roll(image: Any, fabric: str | None, edges: Edges | None) -> tuple[Roll, list[str]]:
-    """Whatever `predict` takes, as a roll, and notes about it."""
-    if isinstance(image, str | Path):
-        return roll_of_file(image, fabric, edges)
-    if isinstance(image, np.ndarray):
-        return roll_of_array(image, fabric, edges=edges)
-    if isinstance(image, Record):
-        image = load_roll(image)
-    if not isinstance(image, Roll):
-        raise InputError(f"image: {type(image).__name__}; expected a path, a uint8 array (H, W) or a roll; give one")
-    return replace(image, fabric=image.fabric if fabric is None else fabric, edges=edges or image.edges), []
+    def _as_roll(self, image: Any, fabric: str | None, edges: Edges | None) -> tuple[Roll, list[str]]:
+        """Whatever `predict` takes, as a roll, and notes about it."""
+        if isinstance(image, str | Path):
+            return roll_of_file(image, fabric, edges, self.reading)
+        if isinstance(image, np.ndarray):
+            return roll_of_array(image, fabric, edges=edges, reading=self.reading)
+        if isinstance(image, Record):
+            image = load_roll(image)
+        if not isinstance(image, Roll):
+            raise InputError(f"image: {type(image).__name__}; expected a path, a uint8 array (H, W) or a roll")
+        return replace(image, fabric=image.fabric if fabric is None else fabric, edges=edges or image.edges), []

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from draem_aitex.data.fabric_edges import check_edges, check_grey
+from draem_aitex.data.fabric_edges import check_edges, check_image
 from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import FLOOR
@@ -34,8 +34,8 @@ def anomaly_map(model: DRAEM, image: np.ndarray, edges: tuple[int, int], memory_
     Columns or rows at the end that do not fill the grid are seen by a tile of their own, which ends with the fabric:
     nothing is padded on, for mirrored fabric has a seam that looks like a defect.
 
-    image: uint8 `(H, W)`; edges: `(start, end)` in columns. Returns float32 `(H, W)`: the probability of a defect,
-    exactly 0 outside the fabric, from 1e-6 to 1 on it.
+    image: uint8 `(H, W)`, or `(H, W, 3)` for networks of three channels; edges: `(start, end)` in columns. Returns
+    float32 `(H, W)`: the probability of a defect, exactly 0 outside the fabric, from 1e-6 to 1 on it.
     """
     return next(anomaly_maps(model, [(image, edges)], memory_mb))
 
@@ -55,13 +55,13 @@ def anomaly_maps(
     waiting: list[_TiledImage] = []
     pixels = 0
     for image, edges in images:
-        check_grey(image)
+        check_image(image, channels=(1, config.channels))
         check_edges(edges, image.shape[1])
-        if waiting and pixels + image.size > most:
+        if waiting and pixels + image.shape[0] * image.shape[1] > most:
             yield from _scored(model, waiting, most)
             waiting, pixels = [], 0
         waiting.append(_TiledImage(config, image, edges, most))
-        pixels += image.size
+        pixels += image.shape[0] * image.shape[1]
     yield from _scored(model, waiting, most)
 
 
@@ -71,7 +71,7 @@ class _TiledImage:
     def __init__(self, config: NetworkConfig, image: np.ndarray, edges: tuple[int, int], most: int) -> None:
         start, end = edges
         self.image, self.start, self.channels = image, start, config.channels
-        self.scores = np.zeros(image.shape, np.float32)
+        self.scores = np.zeros(image.shape[:2], np.float32)
         smallest = smallest_tile(config.receptive_field, config.multiple)
         rows = tiles(len(image), max(most // smallest, smallest), config.receptive_field, config.multiple)
         height = rows[0][0][1] - rows[0][0][0]
@@ -84,11 +84,11 @@ class _TiledImage:
         return bottom - top, right - left
 
     def view(self, index: int, like: torch.Tensor) -> torch.Tensor:
-        """A tile's grey levels as `(1, channels, h, w)` in [0, 1], of the dtype and on the device of `like`."""
+        """A tile as `(1, channels, h, w)` in [0, 1], of the dtype and on the device of `like`; grey is repeated."""
         (down, _), (across, _) = self.tiles[index]
         part = np.ascontiguousarray(self.image[slice(*down), self.start + across[0] : self.start + across[1]])
-        grey = torch.from_numpy(part).to(like.device)[None, None].to(like.dtype) / 255
-        return grey.expand(-1, self.channels, -1, -1)
+        pixels = torch.from_numpy(part).to(like.device).reshape(*part.shape[:2], -1).permute(2, 0, 1)[None]
+        return (pixels.to(like.dtype) / 255).expand(-1, self.channels, -1, -1)
 
     def take(self, index: int, logits: torch.Tensor) -> None:
         """Keep a tile's valid region. logits: `(h, w)`."""

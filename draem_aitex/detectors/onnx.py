@@ -22,9 +22,10 @@ OPSET = 17  # of ONNX; read by ONNX Runtime 1.12 (2022) and newer
 class WholeImage(nn.Module):
     """`Detector.maps` for the fabric part of an image, in operations that ONNX has.
 
-    image: uint8 `(H, W)`, grey levels, any H and W; fabric: int64 `(1,)`, the number of the image's fabric in the list
-    of calibrated fabrics, -1 for any other. Returns float32 `(H, W)` from 1e-6 to 1. What lies on the poolings' grid is
-    seen in one pass, rows and columns left over at the end by passes that end with the image (`tiling.tiles`).
+    image: uint8 `(H, W)`, grey levels, any H and W, or `(H, W, 3)`, RGB, of a detector of colour; fabric: int64 `(1,)`,
+    the number of the image's fabric in the list of calibrated fabrics, -1 for any other. Returns float32 `(H, W)` from
+    1e-6 to 1. What lies on the poolings' grid is seen in one pass, rows and columns left over at the end by passes that
+    end with the image (`tiling.tiles`).
 
     The exporter follows one example and writes down what was done with its sides; so there are sums here and no ifs.
     """
@@ -34,16 +35,17 @@ class WholeImage(nn.Module):
     def __init__(self, detector: DraemDetector) -> None:
         super().__init__()
         self.model = detector.model
-        config = self.model.config
+        config, self.colour = self.model.config, detector.reading.channels == 3
         self.multiple, self.last = config.multiple, smallest_tile(config.receptive_field, config.multiple)
         offsets = list(detector.offsets.values())
         factors = [float(np.exp(np.median(offsets) - offset)) for offset in offsets]
         self.register_buffer("factors", torch.tensor([*factors, 1.0]))  # the last one is that of number -1
 
     def forward(self, image: torch.Tensor, fabric: torch.Tensor) -> torch.Tensor:
-        height, width = image.shape
+        planes = image.permute(2, 0, 1)[None] if self.colour else image[None, None]
+        height, width = planes.shape[2:]
         rows, columns = (self._mirrored(side) for side in (height, width))
-        padded = (image[None, None].float() / 255).index_select(2, rows).index_select(3, columns)
+        padded = (planes.float() / 255).index_select(2, rows).index_select(3, columns)
         padded = padded.expand(-1, self.model.config.channels, -1, -1)
         scores = self._both_ends(padded, 2, lambda part: self._both_ends(part, 3, self._score))
         scores = scores[0, 0, :height, :width]
@@ -90,10 +92,11 @@ def export(detector: DraemDetector, path: FilePath) -> int:
     model = onnx.load_from_string(_traced(WholeImage(detector).eval()))
     model.producer_name = MARK
     model.doc_string = "DRAEM, a detector of fabric defects. A pixel scores the probability of a defect."
+    shape = "(H, W, 3), RGB" if detector.reading.channels == 3 else "(H, W), grey"
     texts = {
         "threshold": repr(detector.threshold.value), "wanted_fpr": repr(detector.threshold.wanted),
         "fabrics": json.dumps(list(detector.offsets)), "checkpoint": str(detector).replace("\n", "; "),
-        "pixels": "image: uint8 (H, W), grey, 0 black, 255 white, the fabric alone without what lies beside it; "
+        "pixels": f"image: uint8 {shape}, 0 black, 255 white, the fabric alone without what lies beside it; "
         "fabric: int64 (1,), its number in fabrics, -1 for another; "
         "anomaly_map: float32 (H, W), 1e-6 to 1, defective above threshold",
         "source": detector.about.get("source", "rolls of your own"),
@@ -105,10 +108,11 @@ def export(detector: DraemDetector, path: FilePath) -> int:
     return len(data)
 
 
-def _traced(model: nn.Module) -> bytes:
+def _traced(model: WholeImage) -> bytes:
     """By PyTorch's older exporter, which traces: its successor would need one more package, onnxscript."""
     buffer = io.BytesIO()
-    example = torch.zeros(40, 52, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    planes = (3,) if model.colour else ()
+    example = torch.zeros(40, 52, *planes, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
     sides = {0: "height", 1: "width"}
     names: dict[str, Any] = {"input_names": ["image", "fabric"], "output_names": ["anomaly_map"]}
     names["dynamic_axes"] = {"image": sides, "anomaly_map": sides}

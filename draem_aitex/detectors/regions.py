@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from draem_aitex.data.fabric_edges import check_grey
+from draem_aitex.data.fabric_edges import check_image
 from draem_aitex.errors import InputError, check_number, check_type
 
 TOLERANCE = 12  # pixels by which masks and predicted regions are dilated before they are matched
@@ -65,15 +65,20 @@ def find_regions(anomaly_map: np.ndarray, threshold: float) -> list[dict[str, An
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
     """The image with its map laid over it in red on one fixed 0-1 scale, and what passes the threshold outlined.
 
-    image: uint8 `(H, W)`; anomaly_map: float `(H, W)` in [0, 1]. Returns uint8 `(H, W, 3)`, RGB.
+    image: uint8 `(H, W)`, or `(H, W, 3)`, RGB; anomaly_map: float `(H, W)` in [0, 1]. Returns uint8 `(H, W, 3)`, RGB.
     """
-    check_grey(image)
-    check_map(anomaly_map, image.shape)
+    check_image(image, channels=(1, 3))
+    check_map(anomaly_map, image.shape[:2])
     check_number("threshold", threshold, 0, 1)
-    grey = np.repeat(image[:, :, None], 3, axis=2).astype(np.float32)
+    plain = in_colour(image).astype(np.float32)
     strength = 0.7 * np.clip(anomaly_map, 0, 1)[:, :, None].astype(np.float32)
-    blended = (grey + strength * (np.array(MAP_COLOUR, np.float32) - grey)).round().astype(np.uint8)
+    blended = (plain + strength * (np.array(MAP_COLOUR, np.float32) - plain)).round().astype(np.uint8)
     return outline(blended, anomaly_map > threshold, OUTLINE_COLOUR)
+
+
+def in_colour(image: np.ndarray) -> np.ndarray:
+    """An image, uint8 `(H, W)` or `(H, W, 3)`, as uint8 `(H, W, 3)`, RGB, of its own memory."""
+    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image.copy()
 
 
 def outline(rgb: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int = 1) -> np.ndarray:
@@ -86,10 +91,11 @@ def outline(rgb: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], wid
 class Prediction:
     """What a detector says of one image.
 
-    image: uint8 `(H, W)`, as it was judged. map: float32 `(H, W)`, exactly 0 off the fabric, above 0 and at most 1 on
-    it, the higher the likelier a defect. edges: first and last column of the fabric, half open. fabric: its code, ""
-    where it is unknown. normalised: whether the scores were moved by the fabric's offset; of others the threshold's
-    false-positive rate is unknown. threshold: None for a detector without one. notes: sentences about the image.
+    image: uint8 `(H, W)`, or `(H, W, 3)`, as it was judged. map: float32 `(H, W)`, exactly 0 off the fabric, above 0
+    and at most 1 on it, the higher the likelier a defect. edges: first and last column of the fabric, half open.
+    fabric: its code, "" where it is unknown. normalised: whether the scores were moved by the fabric's offset; of
+    others the threshold's false-positive rate is unknown. threshold: None for a detector without one. notes: sentences
+    about the image.
     """
 
     image: np.ndarray

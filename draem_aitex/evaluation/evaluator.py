@@ -10,14 +10,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from draem_aitex.data.aitex import defect_name
-from draem_aitex.data.patcher import patch_maxima
-from draem_aitex.data.rolls import NORMAL, Record, Roll, check_readable, load_roll
+from draem_aitex.data.patcher import PATCH, patch_maxima
+from draem_aitex.data.rolls import NORMAL, SYNTHETIC, Record, Roll, check_readable, load_roll
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import Threshold
-from draem_aitex.detectors.regions import OUTLINE_COLOUR, check_map, dilate, outline, overlay
+from draem_aitex.detectors.regions import OUTLINE_COLOUR, check_map, dilate, in_colour, outline, overlay
 from draem_aitex.errors import ABOVE_0, InputError, check_number, check_type
 from draem_aitex.evaluation import figures, metrics, text_table
 from draem_aitex.evaluation.pixel_metrics import PixelHistogram
+from draem_aitex.evaluation.synthetic import with_anomaly
 from draem_aitex.files import FilePath, Writer, sha256, write_whole
 
 MARGIN = 64  # pixels shown to each side of a miss or a false positive
@@ -37,7 +38,7 @@ class Case(NamedTuple):
 
     def jpeg(self, threshold: float) -> bytes:
         """The crop with the defect outlined in green, beside the crop with the map laid over it."""
-        plain = cv2.cvtColor(self.image, cv2.COLOR_GRAY2RGB)
+        plain = in_colour(self.image)
         outline(plain, dilate(self.mask, 4), GREEN, 1)
         gap = np.full((len(plain), 4, 3), 255, np.uint8)
         return jpeg(np.hstack([plain, gap, overlay(self.image, self.scores, threshold)]))
@@ -129,13 +130,17 @@ class Evaluation:
         boxes = np.zeros(scores.shape, bool)
         for left, top, right, bottom in roll.disputed:
             boxes[top:bottom, left:right] = True
-        labels, disputed = (patch_maxima(array, roll.edges).astype(bool) for array in (mask, boxes))
-        maxima = patch_maxima(scores, roll.edges).astype(float)
+        labels, disputed, maxima = (
+            patch_maxima(array, roll.edges, remainder=roll.reading.remainder) for array in (mask, boxes, scores)
+        )
         mask_on, scores_on = mask[:, start:end], scores[:, start:end]
         self.pixels.setdefault((roll.fabric, giant), PixelHistogram()).add(scores_on, mask_on)
         counts = metrics.decision_counts(mask_on, scores_on > threshold)
-        found = (labels, maxima, outcome.defects, len(outcome.false_positives), counts)
-        self.rolls.append(figures.RollResult(*what, True, giant, *found, disputed & ~labels))
+        in_no_patch = 0 if roll.reading.cover else (end - start) % PATCH if len(labels) else end - start
+        found = (labels, maxima.astype(float), outcome.defects, len(outcome.false_positives), counts)
+        self.rolls.append(
+            figures.RollResult(*what, True, giant, *found, disputed & ~labels, in_no_patch, roll.reading.cover)
+        )
         for missed in [defect for defect in outcome.defects if not defect.hit]:
             title = f"{defect_name(missed.defect)}, {missed.pixels} px"
             self.missed.append(case(roll, scores, *missed.centroid, title, missed.score))
@@ -220,10 +225,17 @@ def evaluate(
     if all(parts):  # of the very set that the detector comes from
         result.source, result.part = about.get("source"), " and ".join(sorted(set(parts)))
     check_readable(roll for roll in chosen if isinstance(roll, Record))
-    loaded = (load_roll(roll) if isinstance(roll, Record) else roll for roll in chosen)
+    loaded = map(_loaded, chosen)
     for roll, scores in tqdm(detector.scored(loaded), desc="evaluating", unit="roll", total=len(chosen), disable=quiet):
         result.add(roll, scores)
     return result
+
+
+def _loaded(roll: Record | Roll) -> Roll:
+    if not isinstance(roll, Record):
+        return roll
+    loaded = load_roll(roll)
+    return with_anomaly(loaded, roll.number) if roll.defect == SYNTHETIC else loaded
 
 
 def _threshold(detector: Detector, fpr: float | None, threshold: Threshold | None) -> Threshold:

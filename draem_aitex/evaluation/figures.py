@@ -13,7 +13,7 @@ import numpy as np
 
 from draem_aitex.data.aitex import defect_name
 from draem_aitex.data.patcher import PATCH
-from draem_aitex.data.rolls import NORMAL
+from draem_aitex.data.rolls import NORMAL, SYNTHETIC
 from draem_aitex.detectors.calibration import Threshold
 from draem_aitex.evaluation import bootstrap, metrics
 from draem_aitex.evaluation.metrics import DefectOutcome
@@ -31,7 +31,8 @@ class RollResult(NamedTuple):
     judged is False for a defective roll without a mask, or with an empty one: it counts as a roll only, and what
     follows stays empty. giant: a mask of 100,000 px or more; labels: bool, scores: float64, of its patches, `(N,)`
     each; false_positives: predicted regions on no defect; pixel_counts: as `metrics.decision_counts` gives them;
-    disputed: bool `(N,)`, patches that count as normal although a person sees a defect there.
+    disputed: bool `(N,)`, patches that count as normal although a person sees a defect there; columns_in_no_patch: of
+    the fabric, where only whole patches count; covered: every pixel is in a patch.
     """
 
     name: str
@@ -47,6 +48,8 @@ class RollResult(NamedTuple):
     false_positives: int = 0
     pixel_counts: np.ndarray = np.zeros(4, np.int64)
     disputed: np.ndarray = np.zeros(0, bool)
+    columns_in_no_patch: int = 0
+    covered: bool = False
 
 
 Rolls = Sequence[RollResult]
@@ -79,8 +82,23 @@ def figures(rolls: Rolls, pixels: Pixels, threshold: Threshold, mm_per_px: float
         "centroid_distance_mm_median": pooled["centroid_distance_px_median"] * mm,
         "false_positive_regions_per_metre": per_metre, "intervals": intervals(rolls, value), "by_fabric": by_fabric,
         "by_defect": {code: _of_type(code, rolls, value) for code in types}, "by_size": by_size(defects),
-        "defect_list": listed,
+        "defect_list": listed, "where_patches_lie": where_patches_lie(rolls),
     }  # fmt: skip
+
+
+def where_patches_lie(rolls: Rolls) -> str:
+    """In words: which pixels are in no patch, or how patches cover images; and whether the defects are real."""
+    judged = [roll for roll in rolls if roll.judged]
+    own = [roll for roll in judged if roll.covered]
+    left_out, columns = sum(roll.columns_in_no_patch for roll in judged), sum(roll.columns for roll in judged)
+    said = f"{left_out:,} of {columns:,} fabric columns are in no patch."
+    if own:
+        small = sum(len(roll.labels) == 1 for roll in own)
+        said = f"every pixel is in one: {small} images are no larger than a patch and their own, patches of {PATCH} x "
+        said += f"{PATCH} cover the other {len(own) - small}, the last of a row or column overlapping the one before."
+    if any(roll.defect == SYNTHETIC for roll in rolls):
+        said += " No real defects: judged on synthetic anomalies, as it was trained on; real ones may be harder."
+    return said
 
 
 def by_size(defects: Sequence[DefectOutcome]) -> dict[str, dict[str, Any]]:
@@ -142,7 +160,7 @@ def _pooled(rolls: Rolls, pixels: Pixels, threshold: float) -> dict[str, Any]:
         **{f"{name}_without_disputed": value for name, value in undisputed.items()},
         "patch_f1_max_upper_bound": metrics.f1_max_upper_bound(labels, scores),
         "fabric_columns": sum(roll.columns for roll in judged),
-        "fabric_columns_in_no_patch": sum(r.columns % PATCH if len(r.labels) else r.columns for r in judged),
+        "fabric_columns_in_no_patch": sum(roll.columns_in_no_patch for roll in judged),
         **_of_unit("roll", *roll_arrays(rolls), threshold), "giant_rolls": sum(roll.giant for roll in rolls),
         **_of_pixels(rolls, pixels), **{f"{name}_without_giants": value for name, value in without_giants.items()},
         **_hits([defect for roll in rolls for defect in roll.defects]), "false_positive_regions": regions,

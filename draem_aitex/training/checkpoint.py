@@ -12,17 +12,26 @@ from typing import Any
 import torch
 
 from draem_aitex.data.rolls import PARTS, Collection
-from draem_aitex.errors import InputError, one_line
+from draem_aitex.errors import InputError, check_type, one_line
 from draem_aitex.files import FilePath, check_file, sha256, write_whole
 from draem_aitex.model.draem import DRAEM
 from draem_aitex.model.unet import NetworkConfig
 from draem_aitex.training.schema import SCHEMAS, conform
 
+HERE = Path(__file__).parents[1]
+SHIPPED = HERE / "shipped" if (HERE / "shipped").is_dir() else HERE.parent / "checkpoints"  # in a wheel; else beside us
 FORMAT, BEFORE = "draem_aitex checkpoint 5", "draem_aitex checkpoint 4"
 RENAMED = {
     "fabric_levels": "fabric_offsets", "levelled": "normalised", "variation": "normal_augmentation",
     "spread": "deviation",
 }  # fmt: skip
+
+
+def checkpoint_file(path: FilePath) -> Path:
+    """The file that a checkpoint is in: the one that is named, or a shipped one of that name."""
+    check_type("path", path, str, os.PathLike)
+    shipped = SHIPPED / f"{path}.pt"
+    return shipped if not os.path.exists(path) and shipped.is_file() else Path(path)
 
 
 def save_checkpoint(path: FilePath, content: dict[str, Any]) -> None:

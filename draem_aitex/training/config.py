@@ -14,6 +14,7 @@ from draem_aitex.training.sampler import NormalAugmentation
 
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("auto", "float32")
+NOTHING = "nothing"  # to start from
 DROPS, DROP = (0.8, 0.9), 0.2  # parts of a run after which the published schedule multiplies the rate, and by what
 
 # What goes with a preset. `paper`: batch, crop, learning rate, schedule and plain Adam of the authors' code. What it
@@ -50,6 +51,8 @@ class TrainConfig:
         ema_decay: of the averaged weights, per step.
         precision: "auto" is bfloat16 where the device computes in it; or "float32".
         seed: of the first weights and of every random draw.
+        start: a checkpoint, or a shipped one's name, whose averaged weights are the first; "nothing" draws them from
+            the seed, and so does None, but for images of one's own (`workflow.suited`).
         normal_augmentation: of the normal crops; None leaves them as they are.
         augmenter: the mix of synthetic anomalies, or the published ones.
 
@@ -75,6 +78,7 @@ class TrainConfig:
     ema_decay: float = 0.99
     precision: str = "auto"
     seed: int = 0
+    start: str | None = None
     normal_augmentation: NormalAugmentation | None = field(default_factory=NormalAugmentation)
     augmenter: AugmenterConfig | PaperAugmenterConfig = field(default_factory=AugmenterConfig)
 
@@ -98,6 +102,7 @@ class TrainConfig:
         check_seed(self.seed)
         check_type("augmenter", self.augmenter, AugmenterConfig, PaperAugmenterConfig)
         check_type("normal_augmentation", self.normal_augmentation, NormalAugmentation, NoneType)
+        check_type("start", self.start, str, NoneType)
 
     @property
     def network(self) -> NetworkConfig:

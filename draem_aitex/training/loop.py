@@ -24,6 +24,7 @@ from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.trainer import Trainer
 
 SAVE_SHARE = 0.05  # of a run's time is spent on checkpoints, at most: large ones are written less often
+LATER = {"start": None, "scale": 1.0}  # settings that runs of earlier versions did not write down
 LINE_SECONDS = 30  # between lines of progress where there is no terminal
 
 
@@ -111,7 +112,8 @@ class _Run:
             return False
         content, again = load_checkpoint(self.path, "draem"), "give another file (--out) and train anew"
         for name, wanted in {"config": asdict(self.trainer.config), **self.extra}.items():
-            if difference := _difference(name, *(_trained_on(name, value) for value in (content.get(name), wanted))):
+            found = _completed(content.get(name), wanted)
+            if difference := _difference(name, *(_trained_on(name, value) for value in (found, wanted))):
                 raise InputError(f"{self.path}: holds a run with another {difference}; give the same, or {again}")
         try:
             self.trainer.restore(content)
@@ -222,6 +224,14 @@ def _interrupts_waiting() -> Iterator[Callable[[], bool]]:
 def _trained_on(name, value):
     """What of a checkpoint's content decides whether a training may go on with it: of a split, the training rolls."""
     return {"train": value.get("train")} if name == "split" and isinstance(value, dict) else value
+
+
+def _completed(found, wanted):
+    """A setting as a checkpoint has it, with what the version that wrote it did not know."""
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
+        return found
+    known = {key: LATER[key] for key in wanted if key in LATER} | found
+    return {key: _completed(value, wanted.get(key)) for key, value in known.items()}
 
 
 def _difference(name, found, wanted):

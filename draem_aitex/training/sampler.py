@@ -20,6 +20,8 @@ EDGE_SHARE = 0.4  # of the crops lie at the fabric's left edge: half of these st
 EDGE_COLUMNS = 64
 # Fields that change slowly over a crop are drawn on so many positions along an axis and interpolated.
 KNOTS, TONE_KNOTS = 6, 3
+SLACK = 16  # rows gathered above and below a crop, for threads that wander
+STRIPE = 3  # times a crop's height: as many rows are gathered for one, of images that have them
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,18 @@ class NormalAugmentation:
 class CropSampler:
     """Random square crops of the fabric of a list of rolls.
 
+    Rolls may differ in height and width. What is smaller than a crop is mirrored until it is as large. Crops of rolls
+    whose edges were looked for lie at the left edge more often, see `EDGE_SHARE`; those of others lie anywhere.
+
     Args:
-        rolls: `data.rolls.Roll`, all of one height.
+        rolls: `data.rolls.Roll`.
         crop: side of a crop in pixels.
         device: where the rolls are kept and the crops gathered.
         normal_augmentation: how crops are varied; without it they are pieces of the rolls, pixel for pixel.
         channels: of the crops; grey is repeated.
 
     Raises:
-        InputError: no rolls, different heights, a roll smaller than a crop, or crops that cannot be stretched as asked.
+        InputError: no rolls, colour for crops of one channel, or crops that cannot be stretched as asked.
     """
 
     def __init__(
@@ -82,33 +87,37 @@ class CropSampler:
             check_type("rolls", roll, Roll)
         check_number("crop", crop, 1, whole=True)
         check_number("channels", channels, 1, whole=True)
-        heights = {roll.image.shape[0] for roll in rolls}
-        if len(heights) > 1:
-            raise InputError(f"rolls: heights {sorted(heights)} pixels; expected one height; resize or train apart")
-        for roll in rolls:
-            height, width = roll.image.shape[0], roll.edges[1] - roll.edges[0]
-            if min(height, width) < crop:
-                found = f"{roll.name}: {width} x {height} pixels of fabric; expected {crop} x {crop} or more"
-                raise InputError(f"{found}; leave the roll out or take smaller crops")
+        planes = {roll.image.shape[2] if roll.image.ndim == 3 else 1 for roll in rolls}
+        if not planes <= {1, channels} or len(planes) > 1:
+            found = f"rolls: images of {' and '.join(map(str, sorted(planes)))} channels for networks of {channels}"
+            raise InputError(f"{found}; expected the same; read them with channels={channels}")
+        fabric = [_at_least(roll.image[:, slice(*roll.edges)], crop) for roll in rolls]
+        heights, widths = (torch.tensor([image.shape[axis] for image in fabric]) for axis in (0, 1))
         self.crop, self.channels, self.normal_augmentation = crop, channels, normal_augmentation
+        tallest = int(heights.max())
         if normal_augmentation is not None:
             low, high = normal_augmentation.stretch
-            most = (height - 1) / max(crop - 1, 1) if normal_augmentation.share else math.inf
-            limit = f"crops of {crop} pixels of rolls of {height} rows can have {most:.3g} at most"
+            most = (tallest - 1) / max(crop - 1, 1) if normal_augmentation.share else math.inf
+            limit = f"crops of {crop} pixels of rolls of {tallest} rows can have {most:.3g} at most"
             if low > most:
                 raise InputError(f"stretch: from {low:g}; {limit}; give a smaller stretch or smaller crops")
             if high > most:
                 warnings.warn(f"stretch: up to {high:g} was asked for; {limit}, which is used", stacklevel=2)
             self.stretch = low, min(high, most)
-        # Rolls may differ in width: they lie end to end in one long strip, only fabric in it.
-        strip = np.concatenate([roll.image[:, roll.edges[0] : roll.edges[1]] for roll in rolls], axis=1)
-        widths = torch.tensor([roll.edges[1] - roll.edges[0] for roll in rolls])
+        # They lie end to end in one long strip, only fabric in it; below a lower one its last row is repeated.
+        below = [[(0, tallest - len(image))] + [(0, 0)] * (image.ndim - 1) for image in fabric]
+        strip = np.concatenate([np.pad(*pair, mode="edge") for pair in zip(fabric, below, strict=True)], axis=1)
         device = pick_device(device)
-        self.strip = torch.from_numpy(strip).to(device)
-        self.windows = self.strip.unfold(0, crop, 1).unfold(1, crop, 1)  # every crop there is; a view, nothing copied
-        self.columns = self.strip.unfold(1, crop, 1)  # every stripe of a crop's width over all rows; also a view
+        planes_first = strip[None] if strip.ndim == 2 else np.ascontiguousarray(strip.transpose(2, 0, 1))
+        self.strip = torch.from_numpy(planes_first).to(device)  # (1 or 3, H, W)
+        self.windows = self.strip.unfold(1, crop, 1).unfold(2, crop, 1)  # every crop there is; a view, nothing copied
+        self.rows = min(tallest, STRIPE * crop)
+        self.stripes = self.strip.unfold(1, self.rows, 1).unfold(2, crop, 1)  # every stripe of a crop's width; a view
+        self.heights = heights.to(device)
         self.free = (widths - crop + 1).to(device)  # start columns that leave room for a crop, per roll
         self.first = (widths.cumsum(0) - widths).to(device)
+        shares = [EDGE_SHARE if roll.reading.find_edges else 0.0 for roll in rolls]
+        self.edge_share = torch.tensor(shares, device=device)
         self.spread = {count: _interpolation(count, crop).to(device) for count in (KNOTS, TONE_KNOTS)}
 
     def __call__(self, batch: int, generator: torch.Generator) -> torch.Tensor:
@@ -120,41 +129,46 @@ class CropSampler:
         position = torch.rand(batch, 3, generator=generator, device=device)
         anywhere = position[:, 0] * self.free[roll]
         at_edge = ((2 * position[:, 0] - 1) * EDGE_COLUMNS).clamp_min(0).minimum(self.free[roll] - 1)
-        x = self.first[roll] + torch.where(position[:, 2] < EDGE_SHARE, at_edge, anywhere).long()
+        x = self.first[roll] + torch.where(position[:, 2] < self.edge_share[roll], at_edge, anywhere).long()
         if self.normal_augmentation is not None:
-            crops = self._varied(x, position[:, 1], generator, self.normal_augmentation)
+            crops = self._varied(x, position[:, 1], self.heights[roll], generator, self.normal_augmentation)
         else:
-            y = (position[:, 1] * (self.strip.shape[0] - self.crop + 1)).long()
-            crops = self.windows[y, x].float() / 255
-        return crops[:, None].expand(-1, self.channels, -1, -1)
+            y = (position[:, 1] * (self.heights[roll] - self.crop + 1)).long()
+            crops = self.windows[:, y, x].transpose(0, 1).float() / 255
+        return crops.expand(-1, self.channels, -1, -1)
 
-    def _varied(self, x, down, generator, augmentation):
+    def _varied(self, x, down, heights, generator, augmentation):
         """Crops from column x on, `down` (0 to 1) the roll: threads displaced, contrast and tone varied."""
-        stripes = self.columns[:, x].transpose(0, 1).float()[:, None]  # (B, 1, height, crop)
-        rows, columns = self._positions(len(x), down, generator, augmentation)
-        grid = torch.stack([2 * columns / (self.crop - 1) - 1, 2 * rows / (self.strip.shape[0] - 1) - 1], dim=-1)
+        rows, columns = self._positions(len(x), down, heights, generator, augmentation)
+        top = (rows[:, 0, 0].long() - SLACK).clamp(min=0).minimum(heights.clamp_min(self.rows) - self.rows)
+        stripes = self.stripes[:, top, x].transpose(0, 1).float()  # (B, 1 or 3, rows, crop)
+        rows = rows - top[:, None, None]
+        grid = torch.stack([2 * columns / (self.crop - 1) - 1, 2 * rows / (self.rows - 1) - 1], dim=-1)
         read = torch.nn.functional.grid_sample
-        crops = read(stripes, grid, mode="bicubic", padding_mode="border", align_corners=True)[:, 0] / 255
-        crops = crops * (1 + augmentation.tone * self._slow(self._drawn((len(x), TONE_KNOTS, KNOTS), generator)))
-        contrast, brightness = torch.rand(2, len(x), 1, 1, generator=generator, device=x.device)
-        mean = crops.mean((1, 2), keepdim=True)
+        crops = read(stripes, grid, mode="bicubic", padding_mode="border", align_corners=True) / 255
+        tone = self._slow(self._drawn((len(x), 1, TONE_KNOTS, KNOTS), generator))
+        crops = crops * (1 + augmentation.tone * tone)
+        contrast, brightness = torch.rand(2, len(x), 1, 1, 1, generator=generator, device=x.device)
+        mean = crops.mean((2, 3), keepdim=True)
         gain = augmentation.contrast ** (2 * contrast - 1)
         return ((crops - mean) * gain + mean + (2 * brightness - 1) * augmentation.brightness).clamp(0, 1)
 
-    def _positions(self, batch, down, generator, augmentation):
+    def _positions(self, batch, down, heights, generator, augmentation):
         """Row of the roll and column of the stripe of each pixel of the crops: two tensors `(B, crop, crop)`."""
         draws = torch.rand(8, batch, 1, generator=generator, device=down.device)
-        stretched, much, barred, dense, top, high, wanders, far = draws
-        (least, most), height = self.stretch, self.strip.shape[0]
-        scale = torch.where(stretched < augmentation.share, least * (most / least) ** much, torch.ones_like(much))
+        stretched, much, barred, dense, top, tall, wanders, far = draws
+        (least, high), last = self.stretch, (heights - 1)[:, None]
+        scale = torch.where(stretched < augmentation.share, least * (high / least) ** much, torch.ones_like(much))
         at = torch.arange(self.crop, device=down.device).expand(batch, -1)
         density = torch.where(
             barred < augmentation.bar_share, augmentation.density ** (2 * dense - 1), torch.ones_like(dense)
         )
-        in_bar = (at - top * self.crop).clamp_min(0).minimum(10 + 50 * high)  # rows of it that lie above
+        in_bar = (at - top * self.crop).clamp_min(0).minimum(10 + 50 * tall)  # rows of it that lie above
         rows = scale * (at + (density - 1) * in_bar)
-        rows = rows * ((height - 1) / rows[:, -1:]).clamp_max(1)  # a crop shows no more rows than there are
-        start = down[:, None] * (height - 1 - rows[:, -1:])
+        # A crop shows no more rows than there are, nor than are gathered for it.
+        most = last if self.rows == self.strip.shape[1] else last.clamp_max(self.rows - 2 * SLACK - 2)
+        rows = rows * (most / rows[:, -1:]).clamp_max(1)
+        start = down[:, None] * (last - rows[:, -1:])
         whole = (scale == 1) & (density == 1)
         rows = rows + torch.where(whole, start.round(), start)  # whole rows stay as they are
         knots = self._drawn((batch, 2, KNOTS, KNOTS), generator)
@@ -171,6 +185,12 @@ class CropSampler:
         """Values on a coarse grid `(..., n, m)`, interpolated smoothly to crops: `(..., crop, crop)`."""
         down, across = (self.spread[count] for count in knots.shape[-2:])
         return down @ knots @ across.T
+
+
+def _at_least(image, side):
+    """An image, mirrored downwards and to the right where it is smaller than `side` pixels."""
+    missing = [(0, max(0, side - length)) for length in image.shape[:2]] + [(0, 0)] * (image.ndim - 2)
+    return np.pad(image, missing, mode="reflect") if np.any(missing) else image
 
 
 def _interpolation(count, length):

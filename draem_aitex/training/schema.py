@@ -14,6 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
+from draem_aitex.data.rolls import AITEX, Reading
 from draem_aitex.errors import InputError
 from draem_aitex.model.unet import NetworkConfig
 from draem_aitex.training.model_card import FIGURES
@@ -79,6 +80,8 @@ class Content:
     source: str = ""
     fabrics: list[str] = field(default_factory=list)
     split: dict[str, dict[str, str]] = field(default_factory=dict)  # file names with their SHA-256, part by part
+    rule: str = ""  # of the split
+    reading: Reading = AITEX  # of image files
     figures: dict[str, Figures] = field(default_factory=dict)  # type: ignore[valid-type]
     made: Made | None = None
 

@@ -8,7 +8,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -19,9 +19,10 @@ from draem_aitex.devices import Device, computes_in_bfloat16, pick_device
 from draem_aitex.errors import InputError, one_line
 from draem_aitex.model.draem import DRAEM, build_draem
 from draem_aitex.model.losses import reconstruction_loss, segmentation_loss
+from draem_aitex.model.unet import NetworkConfig
 from draem_aitex.training import distributed
-from draem_aitex.training.checkpoint import network_content, on_host
-from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.checkpoint import checkpoint_file, load_checkpoint, load_model, network_content, on_host
+from draem_aitex.training.config import NOTHING, TrainConfig
 from draem_aitex.training.sampler import CropSampler
 
 # Positions at the lowest level along a crop's side: on crops of half as many every position lies near a padded border,
@@ -66,7 +67,10 @@ class Trainer:
             said = f"crop: {config.crop} pixels; networks trained on less than {least} reconstruct whole rolls badly"
             warnings.warn(f"{said}; give {least} or more where the rolls are that high", stacklevel=2)
         self.ahead = ahead or (AHEAD if self.device.type == "cuda" else 1)
-        model = build_draem(config.preset, config.seed).to(self.device)
+        model = build_draem(config.preset, config.seed)
+        if config.start is not None and config.start != NOTHING:
+            model.load_state_dict(_first_weights(config.start, config.network))
+        model = model.to(self.device)
         self.model: DRAEM = model.to(memory_format=torch.channels_last).train()
         # `swa_utils.AveragedModel` would ask a counter on the host at every step, for which a GPU would be waited for.
         self.average: DRAEM = copy.deepcopy(self.model).eval()
@@ -200,3 +204,13 @@ class Trainer:
         """A random state that no other rank has, nor this one at another step."""
         seed = self.config.seed + 1_000_003 * distributed.rank() + 7_919 * self.steps
         return torch.Generator(self.device).manual_seed(seed)
+
+
+def _first_weights(start: str, network: NetworkConfig) -> dict[str, torch.Tensor]:
+    """The averaged weights of the checkpoint that a run starts from. Raises `InputError` for one of other networks."""
+    path = checkpoint_file(start)
+    content = load_checkpoint(path, "draem")
+    if (found := NetworkConfig(**content["network"])) != network:
+        differs = [field.name for field in fields(found) if getattr(found, field.name) != getattr(network, field.name)]
+        raise InputError(f"start: {path} holds networks of other {', '.join(differs)}; expected the same; give another")
+    return load_model(content, path).state_dict()
