@@ -107,11 +107,6 @@ def show_samples(columns: Mapping[str, Images], rows: Titles = None) -> Figure:
     return figure
 
 
-def show_augmented(before: Images, after: Images, masks: Images, titles: Titles = None, rows: Titles = None) -> Figure:
-    """Three rows: fabric, the same fabric corrupted, the mask of what changed; `(H, W)` in [0, 1] each; their names."""
-    return show_rows(dict(zip(rows or ("before", "after", "mask"), (before, after, masks), strict=True)), titles)
-
-
 def show_rows(rows: Mapping[str, Images], titles: Titles = None) -> Figure:
     """Named rows of images, one above the other; `(H, W)` in [0, 1] each. Raises `InputError` where shapes differ."""
     first, *_ = rows.values()

@@ -30,7 +30,6 @@ FIGURES = {
     "crops on a scale of their own": lambda: plots.show_crops(CROPS, scale=(-1, 1), bar="noise"),
     "a roll and some columns of it": lambda: plots.show_rolls([ROLL], masks=[MASK], zoom=(0, 20, 400)),
     "rows": lambda: plots.show_rows({"a": CROPS, "b": CROPS, "c": CROPS, "d": CROPS}, list("abcde")),
-    "augmented": lambda: plots.show_augmented(CROPS, CROPS, [c > 0.9 for c in CROPS], list("abcde")),
     "samples": lambda: plots.show_samples(dict.fromkeys(plots.SAMPLE, CROPS[:2]), ["a", "b"]),
     "prediction": lambda: plots.show_prediction(ROLL, MAP, 0.5, MASK, (10, 1024), (128, 500)),
     "prediction of a normal roll": lambda: plots.show_prediction(ROLL, MAP, 0.5),
