@@ -20,6 +20,7 @@ from draem_aitex.cli.shared import recorded
 from draem_aitex.cli.train import train_config
 from draem_aitex.data import aitex, fabric_edges, images
 from draem_aitex.data.rolls import load_rolls
+from draem_aitex.detectors.calibration import Calibration
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.errors import InputError
 from draem_aitex.simulation import loom
@@ -174,7 +175,7 @@ def test_another_rate_takes_the_threshold_anew_without_the_rolls(checkpoint, sma
     options = ["--fpr", "0.25", "--mm-per-px", "0.2", "--json", str(figures)]
     assert main([*evaluate, *options]) == 0
     scores, table = load_checkpoint(checkpoint)["calibration"]["scores"], json.loads(figures.read_text())
-    assert table["threshold"] == scores[int(0.25 * (len(scores) + 1)) - 1] and table["fpr_wanted"] == 0.25
+    assert table["threshold"] == Calibration(np.array(scores), 1).threshold(0.25).value and table["fpr_wanted"] == 0.25
     assert table["metres"] == pytest.approx(table["fabric_columns"] * 0.2 / 1000)
     assert load_checkpoint(checkpoint)["threshold"]["wanted"] < 0.25, "the checkpoint keeps its own"
     capsys.readouterr()

@@ -152,8 +152,6 @@ WRONG = {  # one plausible wrong answer an exercise
         "def parameters(inputs, outputs):\n    return 9 * inputs * outputs + outputs",
     ],
     "05_Train_DRAEM": [
-        "highest_at = 0",
-        "def averaged(old, new, decay):\n    return decay * new + (1 - decay) * old",
         'too_low, as_it_should_be, too_high = "A", "B", "C"',
     ],
     "06_Evaluate_DRAEM": ["def rank_of(n, rate):\n    return rate * n"],

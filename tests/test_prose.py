@@ -19,6 +19,7 @@ WRITTEN: list[tuple[str, float]] = [  # notebook, most minutes on two CPU cores
     ("02_Data_Preparation", 1.0),
     ("03_Synthetic_Anomaly_Generation", 1.0),
     ("04_DRAEM_Model", 2.0),
+    ("05_Train_DRAEM", 5.0),
     ("06_Evaluate_DRAEM", 1.5),
 ]
 NAMES = [name for name, _ in WRITTEN]
