@@ -164,7 +164,8 @@ def test_the_table_has_counts_beside_rates(judged):
     text = str(judged)
     for words in (
         "Judged: 4 rolls (source: simulated fabric; part: test), 12 patches, 4 of them with a defect; 0 of 3,072 ",
-        "Threshold 0.5000 for 1.00% false positives; 199 patches of 14 calibration rolls", "Trained on 5 rolls",
+        "Threshold 0.5000 for 1.00% false positives on average; 199 patches of 14 calibration rolls",
+        "Trained on 5 rolls",
         "patch AUROC                   0.938", "patch AUROC, mean of fabrics  0.917", "3 of 4 found",
         "3 of 5 predicted",
         "2 of 8 normal patches are false positives", "an upper bound", "centroid distance, px           0.2",

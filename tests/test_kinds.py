@@ -202,7 +202,7 @@ BAD = {
     "no batch": ({"images": torch.ones(1, 32, 32)}, r"images: .*\(1, 32, 32\); expected float32 \(B, C, H, W\)"),
     "another fabric": ({"fabric": torch.ones(2, 1, 8, 8)}, r"fabric: .*expected float32 \(2, 1, 32, 32\)"),
     "fabric in grey levels": ({"fabric": torch.full((2, 1, 32, 32), 255.0)}, r"fabric: values from 255 to 255"),
-    "no generator": ({"generator": None}, r"generator: None; expected a torch.Generator on cpu"),
+    "no generator": ({"generator": None}, r"generator: NoneType; expected a torch.Generator on cpu"),
 }
 
 

@@ -33,7 +33,7 @@ def check_image(image: np.ndarray, name: str = "image", channels: tuple[int, ...
         found = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         wanted = " or ".join({1: "(H, W)"}.get(count, f"(H, W, {count})") for count in dict.fromkeys(channels))
         hint = "convert it to grey" if channels == (1,) else "convert it"
-        raise InputError(f"{name}: {found}; expected a uint8 array {wanted}; {hint}")
+        raise InputError(f"{name}: {found}; expected uint8 {wanted}; {hint}")
 
 
 def check_edges(edges: Edges, width: int) -> None:
