@@ -174,6 +174,7 @@ def suited(config: TrainConfig, data: Collection, quiet: bool = False) -> TrainC
     fabric (`START`), with the learning rate of a fine-tuning. Anomalies are those of `AugmenterConfig.for_images`. What
     is chosen is said, a line each, unless `quiet`.
     """
+    check_type("data", data, Collection)
     if not data.train or not data.reading.cover:
         return config
     said = []

@@ -559,7 +559,7 @@ OTHERS = {  # a call each
     "a pool that cannot be allocated": lambda: PatchCore(pool_size=10**14, bank_size=10).fit([fitted_roll()], seeded()),
     "no rolls": lambda: CropSampler([], 32),
     "rolls that are none": lambda: CropSampler([GREY], 32),
-    "crops larger than the roll": lambda: CropSampler([ROLL], 65),
+    "crops much larger than the roll": lambda: CropSampler([ROLL], 257),
     "an unknown device": lambda: pick_device("warp"),
     "a device that is no name": lambda: pick_device(7),
     "a device far away": lambda: pick_device("cuda:99"),

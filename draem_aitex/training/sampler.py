@@ -18,6 +18,7 @@ from draem_aitex.errors import ABOVE_0, InputError, check_number, check_type
 # Crops drawn evenly hardly ever show the selvedge, and its outermost columns only where a crop starts exactly there.
 EDGE_SHARE = 0.4  # of the crops lie at the fabric's left edge: half of these start on it, half within EDGE_COLUMNS
 EDGE_COLUMNS = 64
+MIRRORED = 4  # times the side of an image, a crop may be: of less there is nothing but its mirrored copies to see
 # Fields that change slowly over a crop are drawn on so many positions along an axis and interpolated.
 KNOTS, TONE_KNOTS = 6, 3
 SLACK = 16  # rows gathered above and below a crop, for threads that wander
@@ -63,8 +64,9 @@ class NormalAugmentation:
 class CropSampler:
     """Random square crops of the fabric of a list of rolls.
 
-    Rolls may differ in height and width. What is smaller than a crop is mirrored until it is as large. Crops of rolls
-    whose edges were looked for lie at the left edge more often, see `EDGE_SHARE`; those of others lie anywhere.
+    Rolls may differ in height and width. What is smaller than a crop is mirrored until it is as large, see `MIRRORED`.
+    Crops of rolls whose edges were looked for lie at the left edge more often, see `EDGE_SHARE`; those of others lie
+    anywhere.
 
     Args:
         rolls: `data.rolls.Roll`.
@@ -74,7 +76,8 @@ class CropSampler:
         channels: of the crops; grey is repeated.
 
     Raises:
-        InputError: no rolls, colour for crops of one channel, or crops that cannot be stretched as asked.
+        InputError: no rolls, one much smaller than a crop, colour for crops of one channel, or crops that cannot be
+            stretched as asked.
     """
 
     def __init__(
@@ -87,6 +90,12 @@ class CropSampler:
             check_type("rolls", roll, Roll)
         check_number("crop", crop, 1, whole=True)
         check_number("channels", channels, 1, whole=True)
+        for roll in rolls:
+            height, width = roll.image.shape[0], roll.edges[1] - roll.edges[0]
+            if MIRRORED * min(height, width) < crop:
+                least = math.ceil(crop / MIRRORED)
+                found = f"{roll.name}: {width} x {height} pixels for crops of {crop} x {crop}"
+                raise InputError(f"{found}; expected {least} x {least} or more; leave it out or take smaller crops")
         planes = {roll.image.shape[2] if roll.image.ndim == 3 else 1 for roll in rolls}
         if not planes <= {1, channels} or len(planes) > 1:
             found = f"rolls: images of {' and '.join(map(str, sorted(planes)))} channels for networks of {channels}"
