@@ -167,9 +167,7 @@ def test_a_picture_of_a_fabric_without_a_bank_is_named_and_the_others_are_judged
         judged_but_one(capsys, record.path, picture, per_fabric, out, found, "expected one of 01")
 
 
-def test_a_picture_too_small_for_the_detector_is_named_and_the_others_are_judged(
-    baseline, small_set, tmp_path, capsys
-):
+def test_a_picture_too_small_for_the_detector_is_named_and_the_others_are_judged(baseline, small_set, tmp_path, capsys):
     record, picture = aitex.load_aitex(small_set).records[0], tmp_path / "small.png"
     cv2.imwrite(str(picture), images.read_image(record.path)[:12, 1000:1064])
     least, name = {"patchcore": (32, "PatchCore"), "vae": (16, "VAE")}[baseline.stem]
