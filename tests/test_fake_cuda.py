@@ -14,6 +14,7 @@ from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
 from draem_aitex.data.rolls import Roll
 from draem_aitex.detectors.draem import DraemDetector
+from draem_aitex.errors import InputError
 from draem_aitex.model.draem import build_draem
 from draem_aitex.training import live
 from draem_aitex.training import trainer as trainer_module
@@ -180,7 +181,7 @@ def _reads_after_the_step(trainer, monkeypatch):
     ("error", "fault"),
     [
         (FakeTensorDeviceMismatchError, _crops_by_indices_on_the_host),
-        (WrongDevice, _draws_by_a_generator_on_the_host),
+        (InputError, _draws_by_a_generator_on_the_host),
         (Wait, _reads_the_loss),
         (FakeTensorDeviceMismatchError, _compares_with_a_tensor_on_the_host),
         (Wait, _reads_after_the_step),

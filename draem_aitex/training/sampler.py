@@ -103,7 +103,7 @@ class CropSampler:
         fabric = [_at_least(roll.image[:, slice(*roll.edges)], crop) for roll in rolls]
         heights, widths = (torch.tensor([image.shape[axis] for image in fabric]) for axis in (0, 1))
         self.crop, self.channels, self.normal_augmentation = crop, channels, normal_augmentation
-        tallest = int(heights.max())
+        tallest = max(map(len, fabric))
         if normal_augmentation is not None:
             low, high = normal_augmentation.stretch
             most = (tallest - 1) / max(crop - 1, 1) if normal_augmentation.share else math.inf
