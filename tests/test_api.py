@@ -162,10 +162,10 @@ def test_own_images_from_folder_to_detector(tmp_path):
             image = np.clip(weave + rng.normal(0, 8, weave.shape), 0, 255).astype(np.uint8)
             cv2.imwrite(str(tmp_path / folder / f"{number}.png"), image)
     data = load_folder(tmp_path)
-    assert data.source == "own pictures" and data.train and data.calibration and data.test
+    assert data.source == f"own pictures: {data.root.resolve().name}" and data.train and data.calibration and data.test
     with pytest.warns(UserWarning):
         detector = train(data, SMALL, device="cpu", quiet=True)
-    assert detector.about["source"] == "own pictures"
+    assert detector.about["source"] == data.source
     assert detector.predict(tmp_path / "bad" / "0.png").map.shape == (512, 512)
 
 

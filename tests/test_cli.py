@@ -144,7 +144,7 @@ def test_an_unfinished_checkpoint_says_so(small_set, tmp_path, capsys):
 
 
 def test_calibration_rolls_without_a_patch_are_found_before_the_training(small_set, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("draem_aitex.workflow.patch_corners", lambda shape, edges: [])
+    monkeypatch.setattr("draem_aitex.workflow.patch_corners", lambda *roll, **how: [])
     train = ["train", "--data", small_set, "--steps", "1", "--out", tmp_path / "x.pt"]
     fails_with_one_line(capsys, train, small_set, "no calibration roll holds a patch of 256 x 256")
     assert not (tmp_path / "x.pt").exists()
