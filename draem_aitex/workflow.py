@@ -15,7 +15,7 @@ from draem_aitex.anomalies.augmenter import AugmenterConfig
 from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
 from draem_aitex.data.patcher import PATCH, patch_corners
-from draem_aitex.data.rolls import Collection, check_readable, grey_levels, load_rolls
+from draem_aitex.data.rolls import Collection, Roll, check_readable, grey_levels, load_rolls
 from draem_aitex.detectors.base import RATE, Detector
 from draem_aitex.detectors.draem import DraemDetector
 from draem_aitex.devices import Device, describe
@@ -84,8 +84,8 @@ def run(
     data: Collection, config: TrainConfig, checkpoint: FilePath | None = None, device: Device = "auto", **options: Any
 ) -> loop.TrainResult:
     """The first half of `train`: networks, not yet a detector. The arguments are those of `train`."""
-    distributed.in_turn(lambda: check_parts(data))
-    return loop.train_networks(load_rolls(data.train), config, checkpoint, device, extra=_origin(data), **options)
+    rolls = distributed.in_turn(lambda: check_parts(data))
+    return loop.train_networks(rolls, config, checkpoint, device, extra=_origin(data), **options)
 
 
 def finish(
@@ -130,8 +130,7 @@ def fit(
     seed: of weights, crops and vectors; arguments: of the detector's own `fit`. Returns the detector.
     """
     check_seed(seed)
-    check_parts(data)
-    detector.fit(load_rolls(data.train), torch.Generator().manual_seed(seed), **arguments)
+    detector.fit(check_parts(data), torch.Generator().manual_seed(seed), **arguments)
     detector.about |= {"seed": seed, **_origin(data)}
     detector.about["fabrics"] = list(detector.fabrics) or detector.about["fabrics"]
     _judged(detector, data, command)
@@ -201,14 +200,15 @@ def check_counts(data: Collection) -> None:
         raise InputError(f"{data.root}: {found}; expected one or more of each; add normal rolls (see data/README.md)")
 
 
-def check_parts(data: Collection) -> None:
-    """Read all rolls and masks: what can't be used is found before a training and not after it.
+def check_parts(data: Collection) -> list[Roll]:
+    """The training rolls; all others are read too, with their masks: what can't be used is found before a training.
 
     Raises `InputError` where there is nothing to train on, a file that cannot be read, or no patch to take a threshold
     from. Warns where calibration images of one's own hold too few patches for the usual false-positive rate.
     """
     check_counts(data)
-    check_readable([*data.train, *data.development, *data.test])
+    train = load_rolls(data.train)
+    check_readable([*data.development, *data.test])
     rolls = load_rolls(data.calibration)
     patches = sum(len(patch_corners(r.image.shape, r.edges, remainder=r.reading.remainder)) for r in rolls)
     if not patches:
@@ -221,6 +221,7 @@ def check_parts(data: Collection) -> None:
         warnings.warn(
             f"{found} {1 / (patches + 1):.1%}; for {RATE:.0%} it takes {needed}, as of {more} such images", stacklevel=3
         )
+    return train
 
 
 def _origin(data: Collection) -> dict[str, Any]:
