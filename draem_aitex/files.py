@@ -23,6 +23,7 @@ Writer = Callable[[BinaryIO], object]
 MARK = "written by draem_aitex"  # in the first kilobyte of JSON, HTML, PNG and ONNX
 _MARKS = (MARK.encode(), b"draem_aitex checkpoint ", b"step,seconds,learning_rate,", b'"command": "python benchmarks/')
 _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp", re.DOTALL)  # see `temporary_beside`
+LONGEST = 255  # bytes of a file's name, on the usual file systems
 CACHE = "DRAEM_AITEX_CACHE"  # the environment variable that names the folder for what is made or fetched once
 
 
@@ -77,12 +78,16 @@ def check_outputs(
         if target in written:
             raise InputError(f"{path}: named for two results; expected a name for each; choose another")
         written.add(target)
+        if len(os.fsencode(temporary_beside(target).name)) > LONGEST:
+            raise InputError(f"{path}: too long a name; expected fewer than {LONGEST - 20} bytes; choose a shorter one")
         if (target.exists() and not target.is_file()) or not is_writable(target.parent, new_folders):
             expected = "expected a file in a folder that exists and can be written to"
             raise InputError(f"{path}: cannot be written; {expected}; choose another name")
         if target.exists() and target.stat().st_size and not is_own(target):
             said = "is there already, and not written by this program"
             raise InputError(f"{path}: {said}; expected a new name; choose another, or move the file away")
+    for path in written & {parent for target in written for parent in target.parents}:
+        raise InputError(f"{path}: named for a file and for a folder; expected a name for each; rename one")
 
 
 def is_own(path: FilePath) -> bool:

@@ -821,12 +821,15 @@ def test_a_mask_of_another_size(shape, one_roll, capfd):
     refused(capfd, lambda: read_mask(record), mask, f"{shape[1]} x {shape[0]}")
 
 
-@pytest.mark.parametrize("odd", ["fifo", "loop", "folder"])
-def test_what_is_no_file_among_rolls_is_no_roll(odd, one_roll, capfd):
-    """Never waited for: what is no regular file, or a broken link, is not even listed."""
+@pytest.mark.parametrize("odd", ["fifo", "loop", "dangling"])
+def test_what_is_no_file_among_rolls_is_named(odd, one_roll, capfd):
+    """And never waited for."""
     path = one_roll / "Defect_images/0002_002_00.png"
-    {"fifo": os.mkfifo, "folder": os.mkdir, "loop": lambda path: os.symlink(path, path)}[odd](path)
-    assert len(aitex.load_aitex(one_roll).records) == 1 and len(aitex.verify(one_roll)) > 2
+    links = {"loop": path, "dangling": one_roll / "nowhere"}
+    os.symlink(links[odd], path) if odd in links else os.mkfifo(path)
+    record = aitex.load_aitex(one_roll).records[1]
+    refused(capfd, lambda: load_roll(record), f"{path}: cannot be read (")
+    assert {"file": "Defect_images/0002_002_00.png", "status": "unknown"} in aitex.verify(one_roll)
 
 
 # The command line

@@ -253,8 +253,7 @@ def test_a_large_image_is_read_without_a_word(grey, tmp_path):
 
 
 def test_the_images_in_a_folder(grey, tmp_path):
-    (tmp_path / "below").mkdir()
     (tmp_path / "folder.png").mkdir()
-    for name in ("b.png", "a.TIF", "c.bmp", ".hidden.png", "below/d.png", "notes.txt"):
+    for name in ("b.png", "a.TIF", "c.bmp", ".hidden.png", "folder.png/d.png", "notes.txt"):
         (tmp_path / name).write_bytes(encoded(Image.fromarray(grey), "PNG"))
-    assert [path.name for path in images_in(tmp_path)] == ["a.TIF", "b.png", "c.bmp"]
+    assert [path.name for path in images_in(tmp_path)] == ["a.TIF", "b.png", "c.bmp", "d.png"]

@@ -34,19 +34,22 @@ def save(path, image):
 
 def test_a_folder_and_files_together(cloth, tmp_path, capsys):
     folder = tmp_path / "pictures"
-    (folder / "below").mkdir(parents=True)
-    (folder / "folder.png").mkdir()
-    for name in ("b.png", "a.TIF", "c.bmp", ".hidden.png", "below/d.png"):
+    (folder / "folder.png/below").mkdir(parents=True)
+    for name in ("b.png", "a.TIF", "c.bmp", ".hidden.png", "folder.png/below/a.png"):
         save(folder / name, cloth)
     (folder / "notes.txt").write_text("not a picture")
-    assert [path.name for path in images_in(folder)] == ["a.TIF", "b.png", "c.bmp"]
+    found = images_in(folder)
+    assert [str(path.relative_to(folder)) for path in found] == ["a.TIF", "b.png", "c.bmp", "folder.png/below/a.png"]
     other = save(tmp_path / "other.png", cloth)
     out = tmp_path / "out"
     assert inspect(other, folder, "--out", out, "--json", out / "found.json") == 0
     printed = capsys.readouterr()
-    assert [line.split()[0] for line in printed.out.splitlines()] == [str(other), *map(str, images_in(folder))]
-    assert "4 of 4 images name no calibrated fabric (00, 01, 02, 03, 04, 05, 06): scored as is" in printed.err
-    assert len(list(out.iterdir())) == 9 and len(json.loads((out / "found.json").read_text())["images"]) == 4
+    assert [line.split()[0] for line in printed.out.splitlines()] == [str(other), *map(str, found)]
+    assert "5 of 5 images name no calibrated fabric (00, 01, 02, 03, 04, 05, 06): scored as is" in printed.err
+    names = ["other", "a", "b", "c", "folder.png/below/a"]
+    results = {out / f"{name}.{ending}" for name in names for ending in ("png", "npy")} | {out / "found.json"}
+    assert {path for path in out.rglob("*") if path.is_file()} == results
+    assert len(json.loads((out / "found.json").read_text())["images"]) == 5
 
 
 def test_folders_and_files_that_cannot_be_told_apart_or_would_be_lost(cloth, tmp_path, capsys):
@@ -182,6 +185,10 @@ def test_equal_names_in_folders_do_not_meet(cloth, tmp_path, capsys):
     capsys.readouterr()
     common = ["--checkpoint", MODEL, "--out", tmp_path / "out"]
     fails_with_one_line(capsys, ["inspect", first / "a.png", first / "a.jpg", *common], "one name for two results")
+    (tmp_path / "third/b.png").mkdir(parents=True)  # a folder whose name is that of an overlay
+    for path in (tmp_path / "third/b.jpg", tmp_path / "third/b.png/c.jpg"):
+        save(path, cloth)
+    fails_with_one_line(capsys, ["inspect", tmp_path / "third", *common], "out/b.png: named for a file and for a")
 
 
 def test_one_bad_file_among_good_ones_stops_nothing(cloth, tmp_path, capsys):

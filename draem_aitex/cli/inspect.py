@@ -81,9 +81,9 @@ def begin(options: argparse.Namespace, detector: Any, images: Iterable[Path]) ->
 def find_images(paths: list[Path], out: Path) -> dict[Path, Path]:
     """The image files that `paths`, files and folders in any mixture, stand for: each with the name of its results.
 
-    The name of an image that is named itself is that of its file; of one in a folder its path in that folder, behind
-    the folder's name where several are given; both without their ending, unless two in a folder differ in it alone.
-    What this program wrote, such as overlays, is passed over in folders.
+    The name of an image that is named itself is that of its file; of one in a folder, or below it, its path in that
+    folder, behind the folder's name where several are given; both without their ending, unless two in a folder differ
+    in it alone. What this program wrote, such as overlays, is passed over in folders.
 
     Raises `InputError` for a file that is not there, a folder without images, an image given twice, and two images with
     one name.

@@ -194,7 +194,8 @@ def verify(root: FilePath) -> list[dict[str, str]]:
 
     Files are matched by role (defect-free, defective, mask) and file name, whatever the folders are called.
 
-    Returns a list of dicts `{"file", "status"}`, status one of `ok`, `altered`, `unknown`, `missing`.
+    Returns a list of dicts `{"file", "status"}`, status one of `ok`, `altered`, `unknown`, `missing`; what is no file,
+    such as a link that leads nowhere, is altered.
     Raises `InputError` where `root` is no AITEX folder.
     """
     root = load_aitex(root).root
@@ -203,7 +204,7 @@ def verify(root: FilePath) -> list[dict[str, str]]:
     for path in files_in(root):
         relative = path.relative_to(root)
         row = expected.pop((_role(relative), path.name), None)
-        status = "unknown" if row is None else "ok" if sha256(path) == row["sha256"] else "altered"
+        status = "unknown" if row is None else "ok" if path.is_file() and sha256(path) == row["sha256"] else "altered"
         rows.append({"file": relative.as_posix(), "status": status})
     return rows + [{"file": row["path"], "status": "missing"} for row in expected.values()]
 

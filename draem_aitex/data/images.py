@@ -101,18 +101,33 @@ def decoded(path: Path | str) -> tuple[np.ndarray, list[str]]:
 
 
 def files_in(folder: Path | str) -> list[Path]:
-    """All files in a folder and in those below it, in the order of their paths; links are followed.
+    """All that is no folder in a folder and in those below it, in the order of paths; links are followed.
 
     What systems leave behind is passed over: hidden files and folders (some file systems keep a "._roll.png" beside a
-    "roll.png"), Thumbs.db, desktop.ini, __MACOSX.
+    "roll.png"), Thumbs.db, desktop.ini, __MACOSX. What cannot be read, such as a link that leads nowhere, is in the
+    list: whoever reads it says so.
+
+    Raises `InputError` for a folder that cannot be read, and for a link to a folder that it lies in.
     """
-    found = []
-    for here, folders, names in os.walk(folder, followlinks=True):
-        place = Path(here)
-        above = (place.resolve(), *place.resolve().parents)  # a link to one of these would lead round for ever
-        folders[:] = [name for name in folders if not _is_junk(name) and (place / name).resolve() not in above]
-        found += [place / name for name in names if not _is_junk(name)]
-    return sorted(path for path in found if path.is_file())
+    found: list[Path] = []
+    waiting: list[tuple[Path, tuple[str, ...]]] = [(Path(folder), ())]  # with the folders that each lies in
+    while waiting:
+        place, above = waiting.pop()
+        try:
+            here = os.path.realpath(place)
+            inside = {path: path.is_dir() for path in place.iterdir() if not _is_junk(path.name)}
+        except OSError as error:
+            raise InputError(f"{place}: cannot be read ({error.strerror}); give a folder that can be") from None
+        if here in above:
+            raise InputError(f"{place}: a link to a folder that it lies in; expected none; remove the link")
+        waiting += [(path, (*above, here)) for path, is_folder in inside.items() if is_folder]
+        found += [path for path, is_folder in inside.items() if not is_folder]
+    return sorted(found)
+
+
+def images_in(folder: Path | str) -> list[Path]:
+    """Those among `files_in` whose endings are those of images."""
+    return [path for path in files_in(folder) if path.suffix.lower() in SUFFIXES]
 
 
 def _is_junk(name):
@@ -127,15 +142,6 @@ def bound_pixels(most: int) -> None:
     """
     check_number("max_pixels", most, 1, whole=True)
     Image.MAX_IMAGE_PIXELS = most / 2  # type: ignore[assignment]  # Pillow warns there, and refuses twice as many
-
-
-def images_in(folder: Path | str) -> list[Path]:
-    """The image files in a folder, known by their endings, in the order of their names; folders in it are not read.
-
-    Hidden files are left out: some file systems keep a "._roll.png" beside a "roll.png".
-    """
-    found = (path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 
 def image_size(path: Path | str) -> tuple[int, int, int]:
