@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from draem_aitex.training.config import TrainConfig
     from draem_aitex.workflow import load_detector, train
 
-__version__ = "0.2.0"
+__version__ = "1.0.0"
 __all__ = [
     "Detector", "InputError", "TrainConfig", "evaluate", "load_aitex", "load_detector", "load_folder", "load_simulated",
     "train",

@@ -14,6 +14,7 @@ from conftest import ROOT
 from nbclient import NotebookClient
 from nbconvert import SlidesExporter
 
+import draem_aitex
 from draem_aitex.training import model_card
 from draem_aitex.training.checkpoint import load_checkpoint
 from draem_aitex.workflow import RECORDS
@@ -26,27 +27,43 @@ NAMES = [
 ]  # fmt: skip
 
 
-def section(title):
-    """What README.md has under a heading."""
-    return (ROOT / "README.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+BUILT = (ROOT / "CONTRIBUTING.md").read_text().split("\n## How it is built\n")[1].split("\n| beside")[0]
 
 
-def test_readme_names_every_module_and_no_other():
+def test_contributing_names_every_module_and_no_other():
     """A row a package; the modules stand before the colons. Of the command line, a module a command is enough."""
-    for row in re.findall(r"^\| `(\w+)`.*? \| (.*) \|$", section("How it is built"), re.MULTILINE):
+    for row in re.findall(r"^\| `(\w+)`.*? \| (.*) \|$", BUILT, re.MULTILINE):
         package, modules = row
         folder = ROOT / "draem_aitex" / ("" if package == "draem_aitex" else package)
         named = re.findall(r"`(\w+)`", " ".join(part.split(":")[0] for part in modules.split("<br>")))
         there = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("__")}
         assert set(named) == (there if package != "cli" else {"main", "shared"}), package
     packages = {path.parent.name for path in (ROOT / "draem_aitex").glob("*/__init__.py")}
-    assert set(re.findall(r"^\| `(\w+)`", section("How it is built"), re.MULTILINE)) == packages | {"draem_aitex"}
+    assert set(re.findall(r"^\| `(\w+)`", BUILT, re.MULTILINE)) == packages | {"draem_aitex"}
 
 
-def test_readme_links_lead_somewhere():
+def headings(page):
+    """The addresses of a page's headings."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_links_lead_somewhere():
+    """In every page: to a file, and to a heading where one is named."""
     for page in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, heading in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text()):
+            there = page.parent / target if target else page
+            assert there.exists(), f"{page.name}: {target}"
+            assert not heading or heading in headings(there), f"{page.name}: {target}#{heading}"
+
+
+def test_readme_is_two_screens_with_the_commands_behind_make():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    recipes = re.findall(r"^\t\$\(BIN\)/(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(recipes) == 7
+    for command in recipes[:4]:  # what follows is lint, and the environment
+        assert f".venv/bin/{command} " in text, command
 
 
 @pytest.mark.parametrize(("name", "source"), [("compact_loom", "simulated fabric"), ("compact_aitex", "AITEX")])
@@ -66,6 +83,14 @@ def test_the_record_on_real_rolls_is_of_the_shipped_checkpoint():
     kept = load_checkpoint(ROOT / "checkpoints/compact_aitex.pt")["figures"]["test"]
     record = json.loads((RECORDS / "compact_aitex.json").read_text())
     assert {name: record[name] for name in kept} == pytest.approx(kept, abs=1e-3)
+
+
+def test_the_version_is_one():
+    """In the package, in the newest section of the changes and in the citation, which has its date too."""
+    newest = re.search(r"^## (\S+), (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert newest[1] == draem_aitex.__version__ and f"\nversion: {newest[1]}\n" in cited
+    assert f'\ndate-released: "{newest[2]}"\n' in cited
 
 
 def test_requirements_and_project_agree():

@@ -1,1 +1,1 @@
-"""The command line: one thin module per command (README, "From the command line")."""
+"""The command line: one thin module per command (docs/command_line.md)."""

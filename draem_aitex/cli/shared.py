@@ -32,7 +32,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help=which)
     parser.add_argument("--bit-depth", type=int, metavar="BITS", help="of 16-bit images of your own, such as 12")
     parser.add_argument("--find-edges", action="store_true", help="look for the fabric's edges in images of your own")
-    what = f"where simulated fabric and weights fetched once are kept (default: {CACHE}, or README)"
+    what = f"where simulated fabric and weights fetched once are kept (default: {CACHE}, or docs/installing.md)"
     parser.add_argument("--cache", type=Path, metavar="DIR", help=what)
     add_bound(parser)
 

@@ -108,7 +108,7 @@ class DefectOutcome(NamedTuple):
 
     pixels: of the ground-truth mask; centroid: `(row, column)`; hit: the map passes the threshold within 12 px of it;
     score: the map's maximum there; coverage: the share of its mask pixels above the threshold; centroid_distance_px:
-    from its centroid to the score-weighted one of the predicted regions on it, None for a miss. Protocol: see README.
+    from its centroid to the score-weighted one of the predicted regions on it, None for a miss. See docs/results.md.
     """
 
     roll: str
