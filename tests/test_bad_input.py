@@ -14,8 +14,10 @@ import socket
 import socketserver
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -34,6 +36,7 @@ from draem_aitex.anomalies.perlin import perlin_noise
 from draem_aitex.baselines.neighbours import nearest_distances
 from draem_aitex.baselines.patchcore import PatchCore, greedy_coreset
 from draem_aitex.baselines.vae import VAE
+from draem_aitex.cli.main import main
 from draem_aitex.data import aitex, download, fabric_edges, images, patcher
 from draem_aitex.data.folder import load_folder
 from draem_aitex.data.rolls import Collection, Roll, load_roll, read_mask, roll_of_array
@@ -832,6 +835,167 @@ def test_what_is_no_file_among_rolls_is_named(odd, one_roll, capfd):
     assert {"file": "Defect_images/0002_002_00.png", "status": "unknown"} in aitex.verify(one_roll)
 
 
+# Folders of one's own images: what cannot be true of them is found when they are looked through
+
+IMAGES_OF_OWN = [cv2.imencode(".png", np.roll(GREY, shift, axis=1))[1].tobytes() for shift in range(3)]
+ONE, OTHER, THIRD = IMAGES_OF_OWN
+MARKING = cv2.imencode(".png", np.eye(64, 96, dtype=np.uint8))[1].tobytes()
+ALONE = ", but no images known to be normal"
+FIFO = os.mkfifo
+OF_OWN = {  # what lies in the folder, and words of the refusal; a text is where a link leads, from its own place
+    "nothing": ({}, "no images known to be normal"),
+    "no image": ({"a.txt": ONE, "b": OTHER}, "no images known to be normal"),
+    "junk alone": ({"good/._a.png": ONE, "__MACOSX/good/a.png": ONE}, "no images known to be normal"),
+    "an empty good": ({"good/below": None, "masks": None}, "no images known to be normal"),
+    "a file called good": ({"good": ONE, "bad/1.png": OTHER}, f"bad/1.png{ALONE}"),
+    "bad alone": ({"bad/1.png": ONE}, f"bad/1.png{ALONE}"),
+    "masks alone": ({"masks/1.png": MARKING}, f"masks/1.png{ALONE}"),
+    "masks alone by their names": ({"1_mask.png": MARKING, "b/2_GT.png": MARKING}, f"1_mask.png{ALONE}"),
+    "a mask beside an image": ({"1.png": ONE, "2.png": OTHER, "1_mask.png": MARKING}, f"1_mask.png{ALONE}"),
+    "test alone": ({"test/good/1.png": ONE}, f"test/good/1.png{ALONE}"),
+    "ground truth alone": ({"ground_truth/cut/1_mask.png": MARKING}, f"ground_truth/cut/1_mask.png{ALONE}"),
+    "a layout one folder too deep": ({"cloth/good/1.png": ONE, "cloth/bad/2.png": OTHER}, f"cloth/bad/2.png{ALONE}"),
+    "an image filed twice": ({"good/1.png": ONE, "bad/2.png": ONE}, "bad/2.png: the same image as good/1.png"),
+    "an image filed twice, tested": ({"train/good/1.png": ONE, "test/good/2.png": OTHER, "test/cut/3.png": OTHER},
+                                     "test/cut/3.png: the same image as test/good/2.png"),
+    "an image linked into both": ({"good/1.png": ONE, "bad/2.png": "../good/1.png"}, "the same image as good/1.png"),
+    "a folder linked into both": ({"good/1.png": ONE, "bad": "good"}, "bad/1.png: the same image as good/1.png"),
+    "bad below good": ({"good/1.png": ONE, "good/Bad/2.png": OTHER}, "good/Bad/2.png: filed as normal, and in a fol"),
+    "masks below good": ({"good/1.png": ONE, "good/masks/2.png": MARKING}, "masks/2.png: filed as normal, and in a"),
+    "a mask on a normal image": ({"good/1.png": ONE, "masks/1.png": MARKING}, "good/1.png: filed as normal, but"),
+    "a mask beside a normal image": ({"good/1.png": ONE, "good/1_mask.png": MARKING}, "good/1.png: filed as normal, b"),
+    "a mask that is cut off": ({"good/1.png": ONE, "bad/2.png": OTHER, "masks/2.png": MARKING[:90]}, "masks/2.png: "),
+    "a mask that is a pipe": ({"good/1.png": ONE, "bad/2.png": OTHER, "masks/2.png": FIFO}, "2.png: cannot be read"),
+    "a mask that is the image": ({"good/1.png": ONE, "bad/2.png": OTHER, "masks/2.png": "../bad/2.png"}, "a mask"),
+    "an image that is a text": ({"good/1.png": b"no image" * 9}, "good/1.png: not a readable image"),
+    "an image that is empty": ({"good/1.png": ONE, "bad/2.png": b""}, "bad/2.png: not a readable image (0 bytes"),
+    "a bomb": ({"good/1.png": MALFORMED["lies_huge.png"]}, "good/1.png: too large to decode"),
+    "a pipe": ({"good/1.png": ONE, "good/2.png": FIFO}, "good/2.png: cannot be read (no regular file)"),
+    "a link that leads nowhere": ({"good/1.png": ONE, "bad/2.png": "away.png"}, "bad/2.png: cannot be read (No such"),
+    "a link to itself": ({"good/1.png": ONE, "good/2.png": "2.png"}, "good/2.png: cannot be read (Too many"),
+    "a link to the folder above": ({"good/1.png": ONE, "good/up": ".."}, "good/up: a link to a folder that it lies in"),
+    "two folders linked into each other": ({"good/1.png": ONE, "good/a": "../bad", "bad/b": "../good"}, "a link to a"),
+    "a new line in a name": ({"good/a\nb.png": ONE}, "good/a\\nb.png: a control character in its name"),
+    "a bell in a name": ({"good/a.png": ONE, "bad/\a.png": OTHER}, "bad/\\x07.png: a control character in its name"),
+}  # fmt: skip
+
+
+def laid_out(root, files):
+    """A folder with such files; see `OF_OWN`."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.mkdir() if content is None else content(path) if callable(content) else path.symlink_to(content)
+    return root
+
+
+@pytest.mark.parametrize("what", OF_OWN)
+def test_folders_of_own_images(what, place, tmp_path, capfd):
+    files, words = OF_OWN[what]
+    root = laid_out(tmp_path / "own", {"": None, **files})
+    before = listing(root)
+    refused(capfd, lambda: load_folder(root), words, "; ")
+    refused_by_command(capfd, ["train", "--data", root, "--out", tmp_path / "x.pt", "--steps", "1"], words)
+    assert listing(root) == before and os.listdir(tmp_path) == ["own"]
+
+
+NORMAL_ONES = {f"good/{number}.png": cv2.imencode(".png", GREY + number)[1].tobytes() for number in range(5)}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize("where", ["good/0", "good/3", "good/4", "bad/0", "bad/3"])
+def test_own_images_that_cannot_be_used_are_found_before_a_training(where, name, tmp_path, capfd):
+    """One of each part: train, calibration, test and development."""
+    defective = {f"bad/{number}.png": cv2.imencode(".png", GREY - number - 9)[1].tobytes() for number in range(4)}
+    spoilt = f"{where}{os.path.splitext(name)[1]}"
+    files = {path: data for path, data in {**NORMAL_ONES, **defective}.items() if not path.startswith(f"{where}.")}
+    root = laid_out(tmp_path / "own", {"": None, **files, spoilt: MALFORMED[name]})
+    refused_by_command(capfd, ["train", "--data", root, "--out", tmp_path / "x.pt", "--steps", "1"], root / spoilt)
+    assert os.listdir(tmp_path) == ["own"]
+
+
+def test_equal_names_in_different_case_are_two_images(tmp_path):
+    """A mask that could be of either is named, and used for neither."""
+    files = {
+        "good/1.png": ONE,
+        "good/1.PNG": OTHER,
+        "bad/a.png": THIRD,
+        "bad/A.png": NORMAL_ONES["good/3.png"],
+        "masks/a.png": MARKING,
+    }
+    data = load_folder(laid_out(tmp_path, files))
+    assert [record.name for record in data.records] == ["good/1.PNG", "good/1.png", "bad/A.png", "bad/a.png"]
+    assert data.quirks == (
+        "1 masks of no image, or of several; not used: masks/a.png",
+        "2 defective images without a mask; image level only: bad/A.png, bad/a.png",
+    )
+
+
+def test_what_is_named_as_not_used_stays_on_its_line(tmp_path):
+    data = load_folder(laid_out(tmp_path, {"good/1.png": ONE, "a\nb.txt": b"", "\udcff.txt": b"", "c.sock": FIFO}))
+    assert data.quirks == (r"3 no images; not used: a\nb.txt, c.sock, \udcff.txt",)
+
+
+def test_a_name_that_is_no_utf8_is_read_and_printed(tmp_path, capfd):
+    """As cameras with other alphabets left them."""
+    root = laid_out(tmp_path / "own", {"": None, "good/1.png": ONE, "bad/t\udcfcll.png": OTHER})
+    assert [record.name for record in load_folder(root).test] == [r"bad/t\udcfcll.png"]
+    inspect = ["inspect", root, "--checkpoint", MODEL, "--out", tmp_path / "out", "--json", tmp_path / "found.json"]
+    assert main([str(word) for word in inspect]) == 0
+    assert r"bad/t\udcfcll.png  score" in capfd.readouterr().out and (tmp_path / "out/bad/t\udcfcll.npy").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a user who may not read a folder")
+def test_a_folder_that_may_not_be_read_is_named(capfd):
+    with tempfile.TemporaryDirectory() as folder:
+        root = laid_out(Path(folder), {"good/1.png": ONE, "bad/1.png": OTHER})
+        root.chmod(0o755)
+        (root / "bad").chmod(0)
+        user = os.geteuid()
+        try:
+            if user == 0:  # who may read everything
+                os.seteuid(65534)
+            refused(capfd, lambda: load_folder(root), f"{root}/bad: cannot be read (Permission denied)")
+        finally:
+            os.seteuid(user)
+            (root / "bad").chmod(0o755)
+
+
+@pytest.mark.parametrize("root", [7, None, b"own", ["own"], 1.5, "x" * 300, "x/" * 3000, "a\0b", ""])
+def test_names_of_folders_that_are_none(root, capfd):
+    refused(capfd, lambda: load_folder(root), "; ")
+
+
+WRONG = [("channels", value) for value in (2, 0, "3", None, 3.0, True)]
+WRONG += [("bit_depth", value) for value in (0, 9, -8, "12", 12.0, NAN, False)]
+WRONG += [("find_edges", value) for value in ("yes", 1, None)]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_options_of_load_folder(name, value, tmp_path, capfd):
+    root = laid_out(tmp_path, NORMAL_ONES)
+    refused(capfd, lambda: load_folder(root, **{name: value}), f"{name}: {value!r}; expected one of")
+
+
+LONG = "ä" * 120 + "xxxxxx"  # 246 bytes
+
+
+@pytest.mark.parametrize("line", [
+    "inspect {long}.png --checkpoint {model} --out {new}", "train --data {own} --steps 1 --out {new}{name}.pt",
+    "fit vae --data {own} --out {new}{name}.pt", "evaluate --checkpoint {model} --json {new}{name}.json",
+    "evaluate --checkpoint {model} --report {new}{name}.html", "export {model} {new}{name}.onnx",
+])  # fmt: skip
+def test_names_that_are_too_long_to_write_are_refused_before_work(line, tmp_path, capfd):
+    """As temporary files they would be longer still."""
+    root = laid_out(tmp_path / "own", {"": None, **NORMAL_ONES, f"{LONG}.png": ONE})
+    words = {"long": root / LONG, "model": MODEL, "own": root, "new": f"{tmp_path}/", "name": LONG}
+    refused_by_command(capfd, line.format(**words).split(), "too long a name; expected fewer than 235 bytes")
+    assert os.listdir(tmp_path) == ["own"]
+
+
 # The command line
 
 COMMANDS = """
@@ -889,6 +1053,23 @@ train --out {place} --steps 1|{place}
 train --out {new}.pt --steps 1 --data {data} --max-pixels 0|max_pixels: 0
 train --out {new}.pt --steps 1 --data {data} --max-pixels 1000|at most 1000 pixels
 train --out {new}.pt --steps 1 --faster|--faster
+train --out {new}.pt --steps 1 --data {own} --channels 2|channels: 2
+train --out {new}.pt --steps 1 --data {own} --channels 0|channels: 0
+train --out {new}.pt --steps 1 --data {own} --channels grey|--channels
+train --out {new}.pt --steps 1 --data {own} --bit-depth 0|bit_depth: 0
+train --out {new}.pt --steps 1 --data {own} --bit-depth 9|bit_depth: 9
+train --out {new}.pt --steps 1 --data {own} --bit-depth deep|--bit-depth
+train --out {new}.pt --steps 1 --data {own} --find-edges|no fabric
+train --out {new}.pt --steps 1 --data {own} --fabric 00|fabric 00
+train --out {new}.pt --steps 1 --data {data} --start {place}/none.pt|none.pt
+train --out {new}.pt --steps 1 --data {data} --start {good}|{good}
+train --out {new}.pt --steps 1 --data {own}/good/0.png|{own}/good/0.png
+train --out {own}/good/0.png --steps 1 --data {own}|{own}/good/0.png
+train --out {new}.pt --steps 1 --data {one}|1 training and 0 calibration rolls
+fit vae --out {new}.pt --data {one}|1 training and 0 calibration rolls
+evaluate --checkpoint {model} --data {own}|none
+evaluate --checkpoint {model} --data {own} --bit-depth 0|bit_depth: 0
+evaluate --checkpoint {model} --data {own} --json {own}/good/0.png|.json
 fit|
 fit svm --out {new}.pt|svm
 fit vae --out {new}.pt --steps 0 --data {data}|steps: 0
@@ -980,13 +1161,10 @@ def names(place):
     (place / "good.png").write_bytes(WHOLE["grey.png"])
     (place / "bad.png").write_bytes(MALFORMED["noise_0_grey.jpg"])
     (place / "empty").mkdir()
-    return {
-        "place": place,
-        "good": place / "good.png",
-        "bad": place / "bad.png",
-        "empty": place / "empty",
-        "model": MODEL,
-    }
+    (place / "one").mkdir()
+    (place / "one/1.png").write_bytes(ONE)
+    paths = {"good": place / "good.png", "bad": place / "bad.png", "empty": place / "empty", "one": place / "one"}
+    return {"place": place, **paths, "own": laid_out(place / "own", {"": None, **NORMAL_ONES}), "model": MODEL}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

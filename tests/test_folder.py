@@ -19,7 +19,7 @@ def folder(tmp_path):
         (tmp_path / place).mkdir()
     image, mask = weave[0][:, 500:], weave[1][:, 500:]
     for name in ("good/a.png", "good/b.bmp", "bad/c.png", "bad/d.jpg"):
-        cv2.imwrite(str(tmp_path / name), image)
+        cv2.imwrite(str(tmp_path / name), image if name.startswith("bad") else image[::-1])
     cv2.imwrite(str(tmp_path / "masks/c_mask.png"), mask.astype(np.uint8) * 255)
     return tmp_path
 
@@ -50,7 +50,7 @@ def test_the_split_goes_by_the_order_of_names(tmp_path, normal, parts):
     for place, count in (("good", normal), ("bad", 5)):
         (tmp_path / place).mkdir()
         for number in range(count):
-            cv2.imwrite(str(tmp_path / place / f"{number}.png"), np.zeros((8, 8), np.uint8))
+            cv2.imwrite(str(tmp_path / place / f"{number}.png"), np.full((8, 8), count, np.uint8))
     data = load_folder(tmp_path)
     named = {
         part: "".join(r.path.stem for r in getattr(data, part) if r.is_normal)

@@ -1,13 +1,15 @@
 """Images of one's own: every layout, any mask, any size, files as cameras and people make them."""
 
 import json
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from test_cli import fails_with_one_line
+from test_export import runner
 
 from draem_aitex import evaluate, load_detector, load_folder
 from draem_aitex.anomalies.augmenter import AugmenterConfig
@@ -17,11 +19,17 @@ from draem_aitex.data.fabric_edges import thread_pitch
 from draem_aitex.data.images import files_in
 from draem_aitex.data.masks import read_mask_file
 from draem_aitex.data.rolls import load_roll, load_rolls
+from draem_aitex.detectors.base import Detector
+from draem_aitex.detectors.calibration import Threshold
 from draem_aitex.errors import InputError
+from draem_aitex.evaluation import synthetic
+from draem_aitex.evaluation.synthetic import with_anomaly
 from draem_aitex.training.sampler import CropSampler
 
 MASK = np.zeros((40, 60), bool)
 MASK[10:20, 10:30] = True
+BANK = "--backbone", "fft", "--bank-size", "20", "--pool-size", "100"
+LEVEL = Threshold(0.5, 0.01, 0.01, 99, 1)
 
 
 def cloth(height=40, width=60, seed=0):
@@ -30,9 +38,10 @@ def cloth(height=40, width=60, seed=0):
 
 
 def put(path, image=None, **options):
-    """Write an image, by Pillow, into a folder that is made if need be; returns its path."""
+    """Write an image, by Pillow, into a folder that is made if need be; returns its path. None: one of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(cloth() if image is None else image).save(path, **options)
+    image = cloth(seed=zlib.crc32("/".join(path.parts[-3:]).encode())) if image is None else image
+    Image.fromarray(image).save(path, **options)
     return path
 
 
@@ -84,6 +93,12 @@ def test_good_bad_and_masks_without_regard_to_case_and_with_subfolders(tmp_path)
     )  # fmt: skip
 
 
+def test_a_mask_beside_a_normal_image_is_no_image(tmp_path):
+    put(tmp_path / "good/1.png")
+    put(tmp_path / "good/1_mask.png", np.zeros_like(MASK))
+    assert names(load_folder(tmp_path).records) == ["good/1.png"]
+
+
 def test_normal_images_alone_are_judged_on_synthetic_anomalies(tmp_path):
     for number in range(5):
         put(tmp_path / f"day {number}/a.png")
@@ -92,6 +107,51 @@ def test_normal_images_alone_are_judged_on_synthetic_anomalies(tmp_path):
     assert [(record.name, record.defect) for record in data.test] == [
         ("day 4/a.png", "000"), ("day 4/a.png", "synthetic"),
     ]  # fmt: skip
+
+
+class Differences(Detector):
+    """Scores 0.9 where an image differs from the one of its size that is known, 0.1 elsewhere."""
+
+    name = "differences"
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = {image.shape: image for image in known}
+
+    def raw_map(self, image, edges, fabric=None):
+        return np.where(image == self.known[image.shape], np.float32(0.1), np.float32(0.9))
+
+
+def test_the_figures_of_normal_images_alone(tmp_path):
+    """Judged by a detector that sees exactly what was changed: every figure is known beforehand."""
+    for number in range(10):
+        put(tmp_path / f"{number}.png", cloth(100 + number, 160 - number, seed=number))
+    data = load_folder(tmp_path)
+    normal, marked = load_rolls(data.test[:2]), []
+    assert names(data.test) == ["4.png", "9.png"] * 2
+    evaluation = evaluate(Differences([roll.image for roll in normal]), data.test, threshold=LEVEL, quiet=True)
+    for roll, record in zip(normal, data.test, strict=False):
+        changed = with_anomaly(roll, record.number)
+        assert changed.mask.any() and not (changed.image != roll.image)[~changed.mask].any()
+        marked.append((changed.image != roll.image)[changed.mask])
+    figures, seen = evaluation.figures(), np.concatenate(marked)
+    assert (figures["rolls"], figures["positive_rolls"]) == (4, 2)
+    assert (figures["patches"], figures["positive_patches"], figures["fabric_columns_in_no_patch"]) == (4, 2, 0)
+    assert figures["patch_auroc"] == figures["roll_auroc"] == figures["hit_rate"] == figures["pixel_precision"] == 1
+    assert figures["pixel_recall"] == pytest.approx(seen.mean()) and figures["false_positive_regions"] == 0
+    assert figures["source"] is None and list(figures["by_defect"]) == ["synthetic"]
+    for words in (
+        "4 images are no larger than a patch and their own",
+        "No real defects: judged on synthetic anomalies",
+    ):
+        assert words in str(evaluation)
+
+
+def test_an_image_on_which_no_anomaly_can_be_seen_stays_normal(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "TRIES", 0)
+    put(tmp_path / "a.png")
+    roll = load_roll(load_folder(tmp_path).records[0])
+    assert with_anomaly(roll, 0) is roll and roll.defect == "000"
 
 
 @pytest.mark.parametrize("extra", ["test/stain/1.png", "bad/1.png", "1_mask.png", "ground_truth/1.png"])
@@ -314,8 +374,91 @@ def test_every_command_takes_a_checkpoint_of_own_pictures(trained, tmp_path, cap
     detector = load_detector(path, quiet=True)
     assert not detector.reading.find_edges and detector.about["rule"] == load_folder(root).rule
     assert evaluate(detector, load_folder(root).test, quiet=True).source == f"own pictures: {root.name}"
-    pytest.importorskip("onnx")
-    assert main(["export", str(path), str(tmp_path / "own.onnx")]) == 0
+
+
+@pytest.mark.parametrize("baseline", [["vae", "--steps", "2"], ["patchcore", *BANK]])
+def test_baselines_take_own_pictures(baseline, trained, tmp_path, capsys):
+    root, path = trained[0], tmp_path / "baseline.pt"
+    assert main(["fit", *baseline, "--data", str(root), "--out", str(path)]) == 0
+    assert f"own pictures: {root.name}" in capsys.readouterr().out
+    found = tmp_path / "f.json"
+    assert main(["evaluate", "--data", str(root), "--checkpoint", str(path), "--json", str(found)]) == 0
+    figures = json.loads(found.read_text())
+    assert (figures["n_test_rolls"], figures["patches"], figures["defects"]) == (2, 2, 1)
+    assert main(["inspect", str(root / "test"), "--checkpoint", str(path), "--out", str(tmp_path / "maps")]) == 0
+    assert np.load(tmp_path / "maps/good/0.npy").shape == (70, 90)
+
+
+@pytest.mark.parametrize("what", ["white", "black", "grey", "noise", "glossy"])
+def test_what_has_no_weave_is_judged_as_a_whole(what, trained, tmp_path, capsys):
+    """No edges are looked for, nothing is refused, every pixel has a score."""
+    noise = np.random.default_rng(0).integers(0, 256, (70, 90))
+    glossy = np.minimum(400 * np.linspace(0, 1, 90) ** 3 + np.zeros((70, 90)), 255)  # over-exposed to the right
+    image = {"white": noise * 0 + 255, "black": noise * 0, "grey": noise * 0 + 128, "noise": noise, "glossy": glossy}
+    path, out = put(tmp_path / "a.png", image[what].astype(np.uint8)), tmp_path / "out"
+    inspect = ["inspect", str(path), "--checkpoint", str(trained[1]), "--out", str(out), "--json", str(out / "f.json")]
+    assert main(inspect) == 0
+    assert f"note: {path}" not in capsys.readouterr().err
+    scores, (record,) = np.load(out / "a.npy"), json.loads((out / "f.json").read_text())["images"]
+    assert scores.shape == (70, 90) and (scores > 0).all() and record["edges"] == [0, 90]
+
+
+def test_a_photograph_that_was_turned_has_its_mask_as_it_is_seen(tmp_path):
+    """As many cameras store it: the sensor's pixels, and how to turn them."""
+    seen = cloth(60, 40)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned by a quarter, clockwise
+    put(tmp_path / "good/a.png", cloth(60, 40, seed=1))
+    put(tmp_path / "bad/b.png", np.rot90(seen).copy(), exif=exif)
+    put(tmp_path / "masks/b.png", MASK.T.copy())
+    roll = load_roll(load_folder(tmp_path).test[-1])
+    assert np.array_equal(roll.image, seen) and np.array_equal(roll.mask, MASK.T)
+
+
+@pytest.fixture(scope="module")
+def in_colour(tmp_path_factory):
+    """A detector of colour, hardly trained on a folder in which a defect has another colour and the same grey."""
+    root, rng = tmp_path_factory.mktemp("colour"), np.random.default_rng(0)
+    for name in (*(f"good/{number}.png" for number in range(5)), "bad/0.png"):
+        image = np.dstack([cloth(80, 120, seed=rng.integers(1000))] * 3)
+        if name.startswith("bad"):
+            image[:40, :60][MASK] = 200, 90, 60  # grey level 119
+        put(root / name, image)
+    put(root / "masks/0.png", np.pad(MASK, ((0, 40), (0, 60))))
+    path = root.parent / "colour.pt"
+    train = ["train", "--data", str(root), "--out", str(path), "--channels", "3", "--steps", "2", "--batch", "2"]
+    assert main([*train, "--crop", "64"]) == 0
+    return root, path
+
+
+def test_colour_from_the_folder_to_the_report(in_colour, tmp_path, capsys):
+    root, path = in_colour
+    detector = load_detector(path, quiet=True)
+    assert detector.reading.channels == detector.model.config.channels == 3
+    files = ["--json", str(tmp_path / "f.json"), "--report", str(tmp_path / "r.html")]
+    assert main(["evaluate", "--data", str(root), "--checkpoint", str(path), *files]) == 0
+    assert "6 of 6 images are stored in colour; colours are kept" in capsys.readouterr().out
+    assert json.loads((tmp_path / "f.json").read_text())["positive_patches"] == 1
+    image = np.array(Image.open(root / "bad/0.png"))
+    by_file, by_array, other = (detector.predict(what) for what in (root / "bad/0.png", image, image[..., ::-1].copy()))
+    assert np.array_equal(by_file.map, by_array.map) and np.abs(by_file.map - other.map).max() > 1e-6
+    grey = put(tmp_path / "grey.png", cloth(80, 120))
+    repeated = detector.predict(np.dstack([cloth(80, 120)] * 3))
+    assert np.array_equal(detector.predict(grey).map, repeated.map) and repeated.overlay.shape == (80, 120, 3)
+
+
+def test_colour_in_onnx(in_colour, tmp_path):
+    """The planes keep their order: another one gives another map."""
+    pytest.importorskip("onnx", reason="onnx is not installed: nothing to write ONNX with")
+    root, path = in_colour
+    assert main(["export", str(path), str(tmp_path / "colour.onnx")]) == 0
+    session, detector = runner(tmp_path / "colour.onnx"), load_detector(path, quiet=True)
+    assert "(H, W, 3), RGB" in session.get_modelmeta().custom_metadata_map["pixels"]
+    whole = np.array(Image.open(root / "bad/0.png"))
+    for image in (whole, whole[:33, :50], whole[:, :, ::-1]):
+        image = np.ascontiguousarray(image)
+        (scores,) = session.run(None, {"image": image, "fabric": np.array([0])})
+        assert scores.shape == image.shape[:2] and np.abs(scores - detector.predict(image).map).max() < 1e-4
 
 
 def test_how_many_calibration_images_are_needed_is_said_before_training(trained, capsys, tmp_path):
@@ -323,7 +466,8 @@ def test_how_many_calibration_images_are_needed_is_said_before_training(trained,
     out = str(tmp_path / "bank.pt")
     train = ["train", "--data", str(root), "--out", out, "--steps", "1", "--batch", "2", "--crop", "64"]
     assert main(train) == 0
-    said = capsys.readouterr().err
-    assert (
-        "1 calibration images hold 1 patches, which promise a false-positive rate of 50.0%; for 1% it takes 99" in said
-    )
+    said = capsys.readouterr()
+    promised = "1 calibration images hold 1 patches, which promise a false-positive rate of 50.0%; for 1% it takes 99"
+    assert promised in said.err
+    kinds = "synthetic anomalies: a weave found in 0 of 4 images, without thread and slip; sizes for images of 90 px"
+    assert kinds in said.out and "first weights: those of compact_aitex" in said.out

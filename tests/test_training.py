@@ -148,11 +148,17 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(roll
 
 
 def test_the_log_lies_beside_the_checkpoint(rolls, tmp_path):
-    result = loop.train_networks(rolls, config(steps=6), tmp_path / "model.pt", quiet=True, log_every=2)
-    with open(tmp_path / "model.log.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [2, 4, 6]
-    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in result.log]
+    """Two checkpoints whose names differ in their endings alone have a log each."""
+    steps = {"model.pt": 6, "model.ckpt": 4, "model": 2}
+    results = {
+        name: loop.train_networks(rolls, config(steps=count), tmp_path / name, quiet=True, log_every=2)
+        for name, count in steps.items()
+    }
+    for name, result in results.items():
+        with open(tmp_path / f"{name}.log.csv") as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["step"]) for row in rows] == list(range(2, steps[name] + 1, 2))
+        assert [float(row["loss"]) for row in rows] == [row["loss"] for row in result.log]
 
 
 def test_lines_where_no_bar_can_be_drawn(rolls, monkeypatch, capsys):
@@ -421,7 +427,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(small_se
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
     logs = [[{**row, "seconds": 0} for row in content["log"]] for content in (first, second)]
     assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(25, 401, 25))
-    assert sorted(path.name for path in tmp_path.glob("*killed*")) == ["killed.log.csv", "killed.pt"]
+    assert sorted(path.name for path in tmp_path.glob("*killed*")) == ["killed.pt", "killed.pt.log.csv"]
 
 
 def test_killed_between_its_last_step_and_its_end_it_is_finished_by_the_next_call(rolls, tmp_path):

@@ -83,7 +83,7 @@ def open_data(options: argparse.Namespace, reading: Any = None) -> Any:
         data = load_simulated()
     else:
         channels = reading.channels if reading else getattr(options, "channels", 1)
-        bit_depth = options.bit_depth or (reading.bit_depth if reading else None)
+        bit_depth = reading.bit_depth if reading and options.bit_depth is None else options.bit_depth
         data = load_folder(options.data, channels=channels, bit_depth=bit_depth, find_edges=options.find_edges)
     print(f"data: {data.source}, {len(data.records)} {'images' if data.rule else 'rolls'} in {data.root}")
     data = data.of_fabrics(sorted(set(getattr(options, "fabric", []))))

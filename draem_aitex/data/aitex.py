@@ -57,9 +57,9 @@ def load_aitex(root: FilePath) -> Collection:
         'simulated fabric'
     """
     check_type("root", root, str, os.PathLike)
-    root = Path(root)
     if not os.path.isdir(root):  # which answers for every name; `Path.is_dir` raises for one that is too long
         raise InputError(f"{root}: no such folder; expected an AITEX folder (see data/README.md)")
+    root = Path(root)
     quirks: list[str] = []
     paths = {role: _pngs(root, names, quirks) for role, names in FOLDERS.items()}
     masks = _pair_masks(paths["mask"], quirks)

@@ -1,5 +1,6 @@
 """Images of one's own: a folder is recognised by how it is laid out, its masks are paired, its images are split."""
 
+import os
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,23 +10,16 @@ from pathlib import Path
 from draem_aitex.data.aitex import FOLDERS, load_aitex
 from draem_aitex.data.images import SUFFIXES, bits_in_use, files_in, image_size
 from draem_aitex.data.rolls import AITEX_NAME, NORMAL, OWN, SYNTHETIC, Collection, Reading, Record, read_mask
-from draem_aitex.errors import InputError
+from draem_aitex.errors import InputError, check_type, printable
+from draem_aitex.files import check_file, sha256
 
 SOURCE, DEFECT = "own pictures", "bad"  # what a collection and a defect of it are called
 NAMED = 6  # files that a quirk names before it says "…"
 LAYOUTS = "train/good, test/KIND and ground_truth/KIND; or good, bad and masks; or normal images alone"
-# Folders that say what is in them: where a layout is not whole, nothing in them is taken for a normal image.
-TELLING = {
-    "good",
-    "bad",
-    "masks",
-    "train",
-    "test",
-    "validation",
-    "ground_truth",
-    *FOLDERS["defective"],
-    *FOLDERS["mask"],
-}
+# Folders that say what is in them: what lies in the first ones is not normal, whatever folder these are in; where a
+# layout is not whole, nothing in any of them is.
+NOT_NORMAL = {"bad", "masks", "ground_truth", *FOLDERS["defective"], *FOLDERS["mask"]}
+TELLING = {"good", "train", "test", "validation", *NOT_NORMAL}
 ENDING = rf"(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)})?"
 MASK_NAME = re.compile(rf"(.+?)({ENDING})(?:[_-](?:mask|gt|label|ground_truth)\d*)?{ENDING}")
 RULE = "in the order of names, of five normal images the fourth is calibration"
@@ -74,26 +68,28 @@ def load_folder(
         the fabric "own" and the defect "000", that of the folder KIND, or "bad".
 
     Raises:
-        InputError: There is no normal image, the layout is not whole, or a mask cannot be true. An image that cannot
-            be used is found when it is read.
+        InputError: There is no normal image, the layout is not whole, an image is filed as normal and as defective, a
+            mask cannot be true, or a folder cannot be read. An image that cannot be used is found when it is read.
 
     Example:
         >>> import shutil, tempfile; from draem_aitex import load_folder, load_simulated; root = tempfile.mkdtemp()
         >>> good = shutil.copytree(load_simulated().train[0].path.parent, root + "/good"); len(load_folder(root).train)
         6
     """
-    root = Path(root)
-    if not root.is_dir():
+    check_type("root", root, str, os.PathLike)
+    if not os.path.isdir(root):  # which answers for every name; `Path.is_dir` raises for one that is too long
         raise InputError(f"{root}: no such folder; expected one with images; give another (see data/README.md)")
+    root, reading = Path(root), Reading(channels, bit_depth, find_edges, cover=True)
     if _is_aitex(root):
         if (channels, bit_depth) != (1, None):
             raise InputError(f"{root}: an AITEX folder, in grey of 8 bits; expected no other; leave the option out")
         return load_aitex(root)
     files = [path.relative_to(root) for path in files_in(root)]
     found = _sorted_out([path for path in files if path.suffix.lower() in SUFFIXES], root)
+    _check_apart(root, found)
     masks, lost = _paired(found)
-    bits = bit_depth or _bit_depth(root, found.images)
-    reading = Reading(channels, bits, find_edges, cover=True)
+    bits = _bit_depth(root, found.images) if bit_depth is None else bit_depth
+    reading = replace(reading, bit_depth=bits)
     normal = {part: _records(root, paths, masks, reading, NORMAL) for part, paths in found.normal.items()}
     defective = _records(root, found.defective, masks, reading)
     parts = _split(found.layout, normal, defective)
@@ -110,7 +106,7 @@ def load_folder(
     ]
     if bits is not None:
         quirks.append(f"16-bit images are taken to use {bits} bits, and stretched by these (--bit-depth says others)")
-    source, rule = f"{SOURCE}: {root.resolve().name}", RULES[found.layout]
+    source, rule = f"{SOURCE}: {printable(root.resolve().name)}", RULES[found.layout]
     judged = dict.fromkeys([*records, *parts["test"]])  # of normal images alone, those with synthetic anomalies too
     return Collection(
         root, source, tuple(judged), parts["train"], parts["calibration"], parts["development"], parts["test"],
@@ -123,7 +119,7 @@ def _records(root, paths, masks, reading, defect=None):
     return [
         Record(
             root / path, number, defect or _kind(path), OWN, tuple(root / mask for mask in masks.get(path, ())),
-            label=path.as_posix(), reading=reading,
+            label=printable(path.as_posix()), reading=reading,
         )
         for number, path in enumerate(paths)
     ]  # fmt: skip
@@ -150,18 +146,41 @@ def _sorted_out(images: list[Path], root: Path) -> _Found:
         found = _Found("good and bad", {"": good}, within("bad"), within("masks"), [])
     else:
         told = [path for path in images if TELLING & set(places[path])]
-        told += [path for path in images if _bare(path) != path.stem.lower() and _bare(path) in map(_stem, images)]
+        stems, named = set(map(_stem, images)), [path for path in images if _bare(path) != _stem(path)]
+        told += [path for path in named if _bare(path) in stems or len(named) == len(images)]
         if told or not images:
             what = (f"{told[0].as_posix()}, but " if told else "") + "no images known to be normal"
             raise InputError(f"{root}: {what}; expected {LAYOUTS}; put them so (see data/README.md)")
         return _Found("normal images", {"": images}, [], [], [])
-    beside = {(places[path], _stem(path)) for path in found.defective}  # masks that lie beside their images
-    own = [p for p in found.defective if _bare(p) != _stem(p) and (places[p], _bare(p)) in beside]
+    beside = {(places[path], _stem(path)) for path in found.images}  # masks that lie beside their images
+    own = {path for path in found.images if _bare(path) != _stem(path) and (places[path], _bare(path)) in beside}
+    found.normal = {part: [path for path in paths if path not in own] for part, paths in found.normal.items()}
     found.defective = [path for path in found.defective if path not in own]
-    found.masks += own
+    found.masks += sorted(own)
+    for path in (path for part in found.normal.values() for path in part):
+        if strange := NOT_NORMAL & set(places[path]):
+            said = f"filed as normal, and in a folder {min(strange)}"
+            raise InputError(f"{root / path}: {said}; expected one or the other; move it (see data/README.md)")
     used = {*found.images, *found.masks}
     found.unused = [path for path in images if path not in used]
     return found
+
+
+def _check_apart(root, found):
+    """Raise `InputError` for a file that is two of normal, defective and mask: linked, or copied bit by bit."""
+    roles = dict.fromkeys(found.images, "normal") | dict.fromkeys(found.defective, "defective")
+    roles |= dict.fromkeys(found.masks, "a mask")
+    sizes: dict[int, list[Path]] = {}
+    for path in roles:
+        check_file(root / path)
+        sizes.setdefault((root / path).stat().st_size, []).append(path)
+    for paths in sizes.values():  # none but files of one size are read for this
+        owners: dict[str, Path] = {}
+        for path in paths if len({roles[path] for path in paths}) > 1 else ():
+            first = owners.setdefault(sha256(root / path), path)
+            if roles[first] != roles[path]:
+                said = f"the same image as {first}, one filed as {roles[first]}, the other as {roles[path]}"
+                raise InputError(f"{root / path}: {said}; expected one or the other; remove the wrong one")
 
 
 def _stem(path):
@@ -234,5 +253,5 @@ def _colours(root, images, channels):
 
 def _named(what: str, paths: list[Path], used: str = "not used") -> list[str]:
     """A quirk that counts and names some paths; no quirk for none."""
-    names = ", ".join(path.as_posix() for path in paths[:NAMED]) + (", …" if len(paths) > NAMED else "")
+    names = ", ".join(printable(path.as_posix()) for path in paths[:NAMED]) + (", …" if len(paths) > NAMED else "")
     return [f"{len(paths)} {what}; {used}: {names}"] if paths else []

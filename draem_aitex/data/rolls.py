@@ -44,6 +44,7 @@ class Reading:
     def __post_init__(self) -> None:
         check_choice("channels", self.channels, (1, 3))
         check_choice("bit_depth", self.bit_depth, (None, *DEPTHS))
+        check_choice("find_edges", self.find_edges, (False, True))
 
     @property
     def remainder(self) -> str:

@@ -14,7 +14,7 @@ TRIES = 50  # a kind that could not be seen leaves an image as it is, and anothe
 def with_anomaly(roll: Roll, seed: int) -> Roll:
     """A normal roll with one synthetic anomaly of the mix that suits it, and its mask; the same seed gives the same.
 
-    Its defect is "synthetic". An image on which nothing can be seen, a white one say, comes back with an empty mask.
+    Its defect is "synthetic". An image on which no anomaly could be seen comes back as it is: normal.
     """
     config, _ = AugmenterConfig.for_images([grey_levels(roll.image)])
     augment = Augmenter(replace(config, clean_share=0.0, pair_share=0.0))
@@ -24,5 +24,7 @@ def with_anomaly(roll: Roll, seed: int) -> Roll:
     for _ in range(TRIES):
         if (found := augment(images, generator)).corrupted[0]:
             break
+    else:
+        return roll
     image = (255 * found.images[0]).round().byte().numpy().transpose(1, 2, 0).reshape(roll.image.shape)
     return replace(roll, image=image, mask=found.masks[0, 0].numpy() > 0, defect=SYNTHETIC)

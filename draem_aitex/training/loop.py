@@ -58,8 +58,8 @@ def train_networks(
     Args:
         rolls: `data.rolls.Roll`, defect-free.
         config: what defines the run.
-        checkpoint: file that is resumed if it is there and written every `save_seconds`, with the log beside it as
-            NAME.log.csv. It is written in the background, and less often where that would take over 5 % of the time.
+        checkpoint: file that is resumed if it is there and written every `save_seconds`, with the log beside it,
+            see `log_of`. It is written in the background, and less often where that would take over 5 % of the time.
         device: "auto", "cpu", "cuda" or a `torch.device`.
         extra: stored beside the weights (the split, say); a checkpoint with another config or extra is refused. Of a
             split the training part alone must be the same: a run goes on when another roll was mended meanwhile.
@@ -90,8 +90,11 @@ def train_networks(
 
 
 def log_of(checkpoint: Path) -> Path:
-    """Where the log of a run is written: NAME.log.csv beside its checkpoint."""
-    return checkpoint.with_suffix(".log.csv")
+    """Where the log of a run is written: beside its checkpoint, a.pt.log.csv for a.pt, which no other one has.
+
+    It is written whole each time, from what the checkpoint holds; earlier versions called it a.log.csv.
+    """
+    return checkpoint.with_name(f"{checkpoint.name}.log.csv")
 
 
 class _Run:
