@@ -50,7 +50,7 @@ def test_the_split_goes_by_the_order_of_names(tmp_path, normal, parts):
     for place, count in (("good", normal), ("bad", 5)):
         (tmp_path / place).mkdir()
         for number in range(count):
-            cv2.imwrite(str(tmp_path / place / f"{number}.png"), np.full((8, 8), count, np.uint8))
+            cv2.imwrite(str(tmp_path / place / f"{number}.png"), np.full((8, 8), 9 if place == "bad" else 99, np.uint8))
     data = load_folder(tmp_path)
     named = {
         part: "".join(r.path.stem for r in getattr(data, part) if r.is_normal)

@@ -194,24 +194,33 @@ def _bare(path):
 
 
 def _paired(found: _Found) -> tuple[dict[Path, list[Path]], list[Path]]:
-    """The masks of each image, and those without one. Folders must agree, or else the name must be the only one."""
-    owners: dict[tuple[object, str], list[Path]] = {}
-    for path in found.images:
-        for folder in (_below(path), None):
-            for name in (_stem(path), path.name.lower()):
-                owners.setdefault((folder, name), []).append(path)
+    """The masks of each image, and those without one. Folders must agree, or else the name must be the only one.
+
+    A mask whose name a defective image has is that one's, whatever normal ones are called.
+    """
+    roles = _by_name(found.defective), _by_name(found.images)
     masks: dict[Path, list[Path]] = {}
     lost = []
     for mask in found.masks:
         match = MASK_NAME.fullmatch(_stem(mask))
         names = (_stem(mask), match[1] + match[2], match[1]) if match else (_stem(mask),)
-        fits = [owners.get((folder, name), []) for folder in (_below(mask), None) for name in names]
+        fits = [own.get((folder, name), []) for own in roles for folder in (_below(mask), None) for name in names]
         owner = next((one[0] for one in fits if len(one) == 1), None)
         if owner is None:
             lost.append(mask)
         else:
             masks.setdefault(owner, []).append(mask)
     return masks, lost
+
+
+def _by_name(images):
+    """Images by the folders below their role's and their name, and by their name alone; each with and without ending."""
+    owners: dict[tuple[object, str], list[Path]] = {}
+    for path in images:
+        for folder in (_below(path), None):
+            for name in (_stem(path), path.name.lower()):
+                owners.setdefault((folder, name), []).append(path)
+    return owners
 
 
 def _below(path):
