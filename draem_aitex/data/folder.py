@@ -214,7 +214,7 @@ def _paired(found: _Found) -> tuple[dict[Path, list[Path]], list[Path]]:
 
 
 def _by_name(images):
-    """Images by the folders below their role's and their name, and by their name alone; each with and without ending."""
+    """Images by their name, with and without its ending: within the folders below that of their role, and in any."""
     owners: dict[tuple[object, str], list[Path]] = {}
     for path in images:
         for folder in (_below(path), None):
