@@ -166,7 +166,7 @@ def _sorted_out(images: list[Path], root: Path) -> _Found:
     return found
 
 
-def _check_apart(root, found):
+def _check_apart(root: Path, found: _Found) -> None:
     """Raise `InputError` for a file that is two of normal, defective and mask: linked, or copied bit by bit."""
     roles = dict.fromkeys(found.images, "normal") | dict.fromkeys(found.defective, "defective")
     roles |= dict.fromkeys(found.masks, "a mask")
@@ -213,7 +213,7 @@ def _paired(found: _Found) -> tuple[dict[Path, list[Path]], list[Path]]:
     return masks, lost
 
 
-def _by_name(images):
+def _by_name(images: Iterable[Path]) -> dict[tuple[object, str], list[Path]]:
     """Images by their name, with and without its ending: within the folders below that of their role, and in any."""
     owners: dict[tuple[object, str], list[Path]] = {}
     for path in images:
