@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from record import ROOT, add_data, circumstances, medians, need_data, write
 
-from draem_aitex.baselines.backbones import NAMES
+from draem_aitex.baselines.backbones import BACKBONES
 from draem_aitex.baselines.baseline import odds_to_scores, on_roll, smoothed
 from draem_aitex.baselines.patchcore import PatchCore
 from draem_aitex.baselines.vae import VAE
@@ -79,7 +79,7 @@ def rows():
         ({"error": error, "beta": beta}, {"steps": VAE_STEPS, "augmented": augmented})
         for error, beta, augmented in itertools.product(("l1", "mse"), (0.01, 0.001), (False, True))
     ]}  # fmt: skip
-    for backbone in NAMES:
+    for backbone in BACKBONES:
         for kind, bank in (("one bank", POOLED), ("one a fabric", PER_FABRIC)):
             ways[f"PatchCore, {backbone}, {kind}"] = [
                 ({"backbone": backbone, "neighbourhood": size, **bank}, {"augmented": augmented})

@@ -22,7 +22,9 @@ def plot_training(log: Sequence[Mapping[str, float]], sample: Mapping[str, np.nd
     figure = Figure(figsize=(WIDTH, 5.4 if sample else 2.8), layout="constrained")
     upper, lower = figure.subfigures(2 if sample else 1, 1, squeeze=False).flat[[0, -1]]
     axes = upper.subplots(1, 3)
-    parts = {"reconstruction": ("l1", "ssim", "fft"), "segmentation": ("bce", "focal"), "learning rate": ()}
+    names = [name for name in log[0] if name not in ("step", "seconds", "learning_rate", "loss")] if log else []
+    first = names.index("bce") if names else 0  # of the segmentation's parts, behind those of the reconstruction
+    parts = {"reconstruction": names[:first], "segmentation": names[first:], "learning rate": []}
     for axis, (title, names) in zip(axes, parts.items(), strict=True):
         for name in names:
             axis.plot(steps, [row[name] for row in log], label=name)

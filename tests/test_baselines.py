@@ -377,7 +377,7 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
 
 
-@pytest.mark.parametrize("name", backbones.NAMES)
+@pytest.mark.parametrize("name", backbones.BACKBONES)
 def test_every_backbone_gives_maps_of_the_promised_shapes_and_fills_a_bank(name, stand_in):
     backbone = build_backbone(name, seeded(), pretrained=False)
     height, width = 4 * backbone.multiple, 8 * backbone.multiple
@@ -399,7 +399,7 @@ def test_every_backbone_gives_maps_of_the_promised_shapes_and_fills_a_bank(name,
 
 def test_an_unknown_backbone_is_refused_with_the_known_ones():
     for make in (lambda: build_backbone("vgg"), lambda: PatchCore("vgg")):
-        assert_refused(make, "backbone: 'vgg'", *backbones.NAMES)
+        assert_refused(make, "backbone: 'vgg'", *backbones.BACKBONES)
 
 
 @pytest.mark.parametrize(("name", "url"), [("densenet121", DENSENET), ("resnet50", RESNET)])

@@ -14,7 +14,7 @@ from conftest import ROOT
 from test_baselines import as_roll, seeded, small_bank, stripes, with_blob
 
 from draem_aitex.anomalies.kinds import KINDS
-from draem_aitex.baselines.backbones import NAMES
+from draem_aitex.baselines.backbones import BACKBONES
 from draem_aitex.baselines.vae import VAE
 from draem_aitex.data import aitex, patcher
 from draem_aitex.data.rolls import load_rolls
@@ -327,7 +327,7 @@ def test_the_ablations_networks_build_and_differ():
 
 def test_the_baselines_rows_are_every_backbone_both_ways_and_can_be_made():
     rows = baselines.rows()
-    banks = {f"PatchCore, {name}, {kind}" for name in NAMES for kind in ("one bank", "one a fabric")}
+    banks = {f"PatchCore, {name}, {kind}" for name in BACKBONES for kind in ("one bank", "one a fabric")}
     assert set(rows) == {"VAE", *banks}
     assert all(len(ways) == (8 if name == "VAE" else 4) for name, ways in rows.items())
     for name, ways in rows.items():

@@ -75,18 +75,6 @@ def test_the_published_augmenter_can_be_chosen(tmp_path, capsys):
     fails_with_one_line(capsys, train, tmp_path, "texture")
 
 
-def test_the_names_of_the_version_before_still_work_and_say_so(checkpoint, small_set, capsys):
-    with pytest.warns(UserWarning, match="--as-recorded is called --no-augmentation now"):
-        assert build_parser().parse_args(["train", "--out", "x.pt", "--as-recorded"]).no_augmentation
-    with pytest.warns(UserWarning, match="--no-levels is called --no-normalisation now"):
-        assert build_parser().parse_args(["fit", "vae", "--out", "x.pt", "--no-levels"]).no_normalisation
-    evaluate = ["evaluate", "--data", str(small_set), "--checkpoint", str(checkpoint)]
-    assert main([*evaluate, "--false-alarm-rate", "0.25"]) == 0
-    assert "note: --false-alarm-rate is called --fpr now" in capsys.readouterr().err
-    help_text = build_parser().format_help()
-    assert "--false-alarm-rate" not in help_text
-
-
 def test_a_command_is_recorded_without_the_paths_of_this_machine(tmp_path):
     words = ["train", "--data", str(tmp_path), "--out", str(tmp_path / "a b.pt"), "--steps", "3"]
     options = build_parser().parse_args(words)

@@ -230,7 +230,7 @@ def test_a_refused_fit_leaves_the_file_as_it_was(bank, small_set, tmp_path, caps
     fails_with_one_line(capsys, [*bank, "--seed", "-1"], "seed: -1")
     fails_with_one_line(capsys, [*vae, "--beta", "inf"], "beta: inf")
     fails_with_one_line(capsys, [*vae, "--smoothing", "inf"], "smoothing: inf")
-    fails_with_one_line(capsys, [*bank, "--backbone", "vgg"], "'vgg'", *backbones.NAMES)
+    fails_with_one_line(capsys, [*bank, "--backbone", "vgg"], "'vgg'", *backbones.BACKBONES)
     fails_with_one_line(
         capsys, [*bank, "--backbone", "densenet121"], "densenet121", "no route to host", "fft", "shallow"
     )

@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 
 import pytest
 from conftest import ROOT
 from PIL import Image
 
+import draem_aitex
 from draem_aitex import load_aitex
 from draem_aitex.data.images import read_image
 
@@ -30,24 +32,50 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """An environment of its own with the wheel in it; the libraries come from the one that runs the tests."""
-    place = tmp_path_factory.mktemp("installed")
-    source, environment = place / "source", place / "environment"
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of what it is made of."""
+    place = tmp_path_factory.mktemp("wheel")
+    source = place / "source"
     shutil.copytree(ROOT / "draem_aitex", source / "draem_aitex", ignore=shutil.ignore_patterns("__pycache__"))
     (source / "checkpoints").mkdir()
     shutil.copytree(ROOT / "benchmarks/results", source / "benchmarks/results")
-    for path in (*ROOT.glob("checkpoints/compact_*"), ROOT / "pyproject.toml"):
+    pages = (ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE.txt"))
+    for path in (*ROOT.glob("checkpoints/compact_*"), *pages):
         shutil.copy(path, source / path.relative_to(ROOT))
     build = ("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", place)
     run(sys.executable, "-m", "pip", "wheel", "--quiet", *build, source)
+    (built,) = place.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """An environment of its own with the wheel in it; the libraries come from the one that runs the tests."""
+    environment = tmp_path_factory.mktemp("installed") / "environment"
     run(sys.executable, "-m", "venv", "--without-pip", environment)
     python = environment / "bin/python"
-    install = ("--python", python, "install", "--quiet", "--no-deps", "--no-index", *place.glob("*.whl"))
+    install = ("--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel)
     run(sys.executable, "-m", "pip", *install)
     packages = next(environment.glob("lib/python3*/site-packages"))
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python, packages
+
+
+def test_the_wheels_content(wheel):
+    """The package with its data files, the records that notebooks read, both checkpoints with their cards: no more."""
+    version = draem_aitex.__version__
+    assert wheel.name == f"draem_aitex-{version}-py3-none-any.whl" and wheel.stat().st_size < 20e6
+    package = {path for path in (ROOT / "draem_aitex").rglob("*.*") if path.suffix in (".py", ".j2", ".json", ".csv")}
+    wanted = {path.relative_to(ROOT).as_posix() for path in package}
+    wanted |= {f"draem_aitex/records/{path.name}" for path in ROOT.glob("benchmarks/results/*.json")}
+    wanted |= {f"draem_aitex/shipped/compact_{name}" for name in ("aitex.pt", "aitex.md", "loom.pt", "loom.md")}
+    about = f"draem_aitex-{version}.dist-info"
+    wanted |= {f"{about}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "top_level.txt", "licenses/LICENSE.txt")}
+    with zipfile.ZipFile(wheel) as archive:
+        assert set(archive.namelist()) == wanted
+        metadata = archive.read(f"{about}/METADATA").decode()
+    assert f"\nVersion: {version}\n" in metadata and "\nRequires-Python: >=3.11\n" in metadata
+    assert "\nRequires-Dist: torch>=" in metadata and "\n# draem_aitex\n" in metadata
 
 
 def test_readmes_snippet_runs_outside_the_checkout(installed, simulated, tmp_path):

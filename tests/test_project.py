@@ -92,6 +92,15 @@ def test_the_version_is_one():
     assert f'\ndate-released: "{newest[2]}"\n' in cited
 
 
+def test_what_is_run_before_a_commit_is_lint_and_fetches_nothing():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    tools = re.findall(r"^ +entry: \.venv/bin/([\w ]+?(?: --check)?)(?: --force-exclude)?$", hooks, re.MULTILINE)
+    lint = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    assert len(tools) == len(re.findall(r"\$\(BIN\)", lint)) == 3
+    assert all(f"$(BIN)/{tool}" in lint for tool in tools), tools
+    assert re.findall("repo: (.+)", hooks) == ["local"]
+
+
 def test_requirements_and_project_agree():
     listed = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     listed = [line.split("#")[0].strip() for line in listed if line and not line.startswith(("#", "-e"))]

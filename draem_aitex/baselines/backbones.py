@@ -32,7 +32,6 @@ PRETRAINED = {  # by torchvision: the nodes of its graph that are tapped, of str
     "densenet121": (("features.denseblock2", "features.denseblock3"), 512 + 1024),
 }
 SETTLING = 20  # batches that the batch norms of `shallow` see before it is trained
-NAMES = ("fft", "shallow", *PRETRAINED, "dinov2_vits14")
 
 
 class Backbone(nn.Module):
@@ -53,16 +52,14 @@ class Backbone(nn.Module):
 def build_backbone(name: str, generator: torch.Generator | None = None, pretrained: bool = True) -> Backbone:
     """A `Backbone`, in evaluation mode, on the CPU; torch's global random state stays as it was.
 
-    name: one of `NAMES`. generator: draws the weights of `shallow`. pretrained: False leaves the others with random
+    name: one of `BACKBONES`. generator: draws the weights of `shallow`. pretrained: False leaves the others with random
     weights. Raises `InputError` for an unknown name, and where weights can neither be found nor fetched.
     """
-    check_choice("backbone", name, NAMES)
-    known: dict[str, Callable[[], Backbone]]
-    known = {"fft": FilterBank, "shallow": Shallow, "dinov2_vits14": partial(_Dinov2, pretrained)}
+    check_choice("backbone", name, BACKBONES)
     with torch.random.fork_rng(devices=[]):
         if name == "shallow" and generator is not None:
             torch.default_generator.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        return known.get(name, partial(_Photographic, name, pretrained))().eval().requires_grad_(False)
+        return BACKBONES[name](pretrained).eval().requires_grad_(False)
 
 
 class FilterBank(Backbone):
@@ -217,6 +214,12 @@ class _Dinov2(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return list(self.network.get_intermediate_layers(_as_photograph(images), n=1, reshape=True, norm=True))
+
+
+BACKBONES: dict[str, Callable[[bool], Backbone]] = {  # to add one: a class, and here what makes it
+    "fft": lambda pretrained: FilterBank(), "shallow": lambda pretrained: Shallow(),
+    **{name: partial(_Photographic, name) for name in PRETRAINED}, "dinov2_vits14": _Dinov2,
+}  # fmt: skip
 
 
 def _as_photograph(images: Tensor) -> Tensor:

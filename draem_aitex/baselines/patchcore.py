@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from draem_aitex.baselines.backbones import NAMES, Backbone, Shallow, build_backbone
+from draem_aitex.baselines.backbones import BACKBONES, Backbone, Shallow, build_backbone
 from draem_aitex.baselines.baseline import Baseline
 from draem_aitex.baselines.neighbours import searcher
 from draem_aitex.data.rolls import Roll
@@ -56,7 +56,7 @@ class PatchCore(Baseline):
     Raises `InputError` for an option out of its range.
     """
 
-    backbone: str = "fft"  # one of `backbones.NAMES`
+    backbone: str = "fft"  # one of `backbones.BACKBONES`
     per_fabric: bool = False  # a bank for each fabric instead of one for all
     bank_size: int = 2000  # vectors kept, of each bank
     pool_size: int = 20_000  # random positions that they are chosen from
@@ -70,7 +70,7 @@ class PatchCore(Baseline):
 
     def __post_init__(self, device: str | torch.device) -> None:
         super().__post_init__(device)
-        check_choice("backbone", self.backbone, NAMES)
+        check_choice("backbone", self.backbone, BACKBONES)
         check_choice("coreset", self.coreset, ("greedy", "random"))
         searcher(torch.zeros(1, 1), self.search)  # refuses what cannot be searched with, before a fit
         check_choice("per_fabric", self.per_fabric, (True, False))

@@ -13,7 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_checkpoint(parser)
     parser.add_argument("--part", choices=("test", "development"), default="test", help="which rolls (default: test)")
     parser.add_argument("--fpr", type=float, metavar="RATE", help="another threshold, for this false-positive rate")
-    parser.add_argument("--false-alarm-rate", action=shared.Renamed, dest="fpr", now="--fpr", nargs=None, type=float)
     parser.add_argument("--mm-per-px", type=float, metavar="MM", help="resolution, for figures in mm and a metre")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--keep", action="store_true", help="keep the figures in the checkpoint, for info")

@@ -35,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             baseline.add_argument(f"--{option.replace('_', '-')}", **settings)
         raw = "compare scores of all fabrics as they are"
         baseline.add_argument("--no-normalisation", action="store_true", help=raw)
-        baseline.add_argument("--no-levels", action=shared.Renamed, dest="no_normalisation", now="--no-normalisation")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import shlex
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,6 @@ from draem_aitex.errors import InputError
 from draem_aitex.files import CACHE, MARK, FilePath, Writer, claimed, write_together
 
 BAD_INPUT, DEFECTIVE, INTERRUPTED = 2, 3, 130  # exit statuses
-
-
-class Renamed(argparse.Action):
-    """An option under its old name: it works for one version more, and a note says what it is called now."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, now: str, nargs: Any = 0, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs=nargs, help=argparse.SUPPRESS, **options)
-        self.now = now
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        warnings.warn(f"{option} is called {self.now} now; the old name goes with the next version", stacklevel=2)
-        setattr(namespace, self.dest, True if self.nargs == 0 else values)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +37,6 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fabric", nargs="+", default=[], metavar="FF", help="fabric codes; all without it")
     plain = "normal crops as they are, without other scanning speeds, wandering threads and other light"
     parser.add_argument("--no-augmentation", action="store_true", help=plain)
-    parser.add_argument("--as-recorded", action=Renamed, dest="no_augmentation", now="--no-augmentation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--channels", type=int, default=1, help="3 keeps the colours of images of your own")
     add_device(parser)

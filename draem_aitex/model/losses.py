@@ -8,10 +8,14 @@ computed in float32 also inside autocast. Targets lie in [0, 1]. Masks are 0 or 
 for which the focal weight is only approximate. Outputs of a network may have any range. Other shapes, dtypes and ranges
 raise `InputError` (ranges on the CPU alone: on a GPU, reading values would wait for the device).
 The paper's own losses are L2 + SSIM and focal; the authors' code has focal with gamma 2 and no alpha.
+
+`@part` makes a function a part of a combined loss, with its weight, in every training. To add one, write a function
+`NAME_loss(reconstruction, target)`, or `NAME_loss(logits, mask, weight=None)` with a weight for each pixel, under that
+one line.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +27,9 @@ from draem_aitex.errors import ABOVE_0, BELOW_1, InputError, check_number, check
 Weights = Mapping[str, float]  # of the parts of a combined loss, by name
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; Wang et al., IEEE TIP 13(4), 2004, section III.B
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for a range of 1; same place
-RECONSTRUCTION_WEIGHTS = {"l1": 0.7 * 0.8, "ssim": 0.7 * 0.2, "fft": 0.3}
-SEGMENTATION_WEIGHTS = {"bce": 0.5, "focal": 0.5}
+PARTS: dict[str, Callable[..., Tensor]] = {}  # of both combined losses, by name
+RECONSTRUCTION_WEIGHTS: dict[str, float] = {}  # of the parts of either, by name; `part` fills them
+SEGMENTATION_WEIGHTS: dict[str, float] = {}
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.75  # alpha: weight of anomalous pixels; normal ones weigh 1 - alpha
 BALANCE = 600.0  # pixels; the area from which on an anomaly's pixels weigh no more than normal ones
 BALANCE_WINDOW, BALANCE_MOST = 49, 10.0  # pixels to a side in which the area is counted; the greatest weight
@@ -36,6 +41,20 @@ class LossParts:
 
     total: Tensor
     parts: dict[str, Tensor]
+
+
+def part(weights: dict[str, float], weight: float) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a function as a part of a combined loss, under its name without `_loss`, see the head of this module.
+
+    weights: `RECONSTRUCTION_WEIGHTS` or `SEGMENTATION_WEIGHTS`. weight: in the sum.
+    """
+
+    def registered(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        name = function.__name__.removesuffix("_loss")
+        PARTS[name], weights[name] = function, weight
+        return function
+
+    return registered
 
 
 def _checked(**pair):
@@ -54,21 +73,20 @@ def _checked(**pair):
     return (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (output, target))
 
 
+@part(RECONSTRUCTION_WEIGHTS, 0.7 * 0.8)
 def l1_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference, pixel by pixel."""
     return F.l1_loss(*_checked(reconstruction=reconstruction, target=target))
 
 
+@part(RECONSTRUCTION_WEIGHTS, 0.7 * 0.2)
 def ssim_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
     """1 - SSIM: local luminance, contrast and structure under a Gaussian window of 11 pixels, sigma 1.5.
 
     For images of range 1, 11 x 11 pixels or more. The window stays inside the image (no padding), so no window is
     centred on the outermost 5 pixels. 0 for equal images, up to 2. Wang et al. 2004, equation 13.
     """
-    return _ssim(*_checked(reconstruction=reconstruction, target=target))
-
-
-def _ssim(x, y):
+    x, y = _checked(reconstruction=reconstruction, target=target)
     if min(x.shape[-2:]) < SSIM_WINDOW:
         raise InputError(f"images of {tuple(x.shape[-2:])} pixels; expected {SSIM_WINDOW} x {SSIM_WINDOW} or more")
     with torch.autocast(x.device.type, enabled=False):
@@ -101,15 +119,13 @@ def _band(length, like):
     return weights / weights.sum(dim=1, keepdim=True)
 
 
+@part(RECONSTRUCTION_WEIGHTS, 0.3)
 def fft_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of the log-magnitude spectra, log(1 + |F|): texture and brightness, not position.
 
     A cyclic shift of an image changes only the phases and costs nothing.
     """
-    return _fft(*_checked(reconstruction=reconstruction, target=target))
-
-
-def _fft(x, y):
+    x, y = _checked(reconstruction=reconstruction, target=target)
     with torch.autocast(x.device.type, enabled=False):
         return (_log_spectrum(x) - _log_spectrum(y)).abs().mean()
 
@@ -121,38 +137,40 @@ def _log_spectrum(x):
     return torch.log(1 + (spectrum.real**2 + spectrum.imag**2 + 1e-12).sqrt())
 
 
-def bce_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross-entropy of a mask (0 or 1) against logits, mean over all pixels."""
+@part(SEGMENTATION_WEIGHTS, 0.5)
+def bce_loss(logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of a mask (0 or 1) against logits, mean over all pixels. weight: of them; None is 1."""
     logits, mask = _checked(logits=logits, mask=mask)
-    return F.binary_cross_entropy_with_logits(logits, mask)
+    return F.binary_cross_entropy_with_logits(logits, mask, weight)
 
 
-def focal_loss(logits: Tensor, mask: Tensor, gamma: float = FOCAL_GAMMA, alpha: float | None = FOCAL_ALPHA) -> Tensor:
+@part(SEGMENTATION_WEIGHTS, 0.5)
+def focal_loss(
+    logits: Tensor, mask: Tensor, gamma: float = FOCAL_GAMMA, alpha: float | None = FOCAL_ALPHA,
+    weight: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Focal loss: cross-entropy weighted by (1 - p)^gamma, p the probability given to the true class.
 
     Lin et al., ICCV 2017, equation 5. gamma: 0 or more. alpha, above 0 and below 1, weighs anomalous pixels and
     1 - alpha normal ones: by default 0.75 and 0.25, so neither class is free. None weighs both 1 (the authors' code).
-    With gamma 0 and alpha None it is `bce_loss`. It takes logits and not probabilities, because far from 0 a float32
-    log(sigmoid) would be -inf.
+    With gamma 0 and alpha None it is `bce_loss`. weight: of the pixels; None is 1. It takes logits and not
+    probabilities, because far from 0 a float32 log(sigmoid) would be -inf.
 
     Raises `InputError` for other values of gamma and alpha.
     """
     logits, mask = _checked(logits=logits, mask=mask)
-    return _focal(F.binary_cross_entropy_with_logits(logits, mask, reduction="none"), mask, gamma, alpha).mean()
-
-
-def _focal(cross_entropy, mask, gamma, alpha):
     if alpha is not None:
         check_number(
             "alpha", alpha, ABOVE_0, BELOW_1, "above 0 and below 1, or None; a class of weight 0 costs nothing"
         )
     check_number("gamma", gamma, 0, expected="0 or more; 0 is plain cross-entropy")
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
     p_true = torch.exp(-cross_entropy)
     hard = (1 - p_true).clamp_min(1e-12)  # at exactly 0 a power below 1 has no finite slope
     loss = hard**gamma * cross_entropy
     if alpha is not None:
         loss = loss * ((1 - alpha) + (2 * alpha - 1) * mask)  # alpha where the mask is 1, 1 - alpha where it is 0
-    return loss
+    return (loss if weight is None else loss * weight).mean()
 
 
 def balance_weights(mask: Tensor, balance: float = BALANCE) -> Tensor:
@@ -180,29 +198,24 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor, weights: Weights
 
     weights: of `l1`, `ssim` and `fft`, each 0 or more. Returns `LossParts` with parts of these names.
     """
-    x, y = _checked(reconstruction=reconstruction, target=target)  # once, for all three
-    return _combined({"l1": F.l1_loss(x, y), "ssim": _ssim(x, y), "fft": _fft(x, y)}, weights)
+    return _combined(weights, RECONSTRUCTION_WEIGHTS, reconstruction, target)
 
 
 def segmentation_loss(
-    logits: Tensor, mask: Tensor, weights: Weights = SEGMENTATION_WEIGHTS, gamma: float = FOCAL_GAMMA,
-    alpha: float | None = FOCAL_ALPHA, balance: float = BALANCE,
-) -> LossParts:  # fmt: skip
+    logits: Tensor, mask: Tensor, weights: Weights = SEGMENTATION_WEIGHTS, balance: float = BALANCE
+) -> LossParts:
     """The weighted sum of BCE and focal loss, small anomalies balanced; by default 0.5 * BCE + 0.5 * focal.
 
     Both parts are means over all pixels of a pixel's loss times its weight, see `balance_weights`. weights: of `bce`
-    and `focal`, each 0 or more; gamma, alpha: see `focal_loss`; balance: px, see `balance_weights`. Returns `LossParts`
-    with parts of these names.
+    and `focal`, each 0 or more; balance: px, see `balance_weights`. Returns `LossParts` with parts of these names.
     """
     logits, mask = _checked(logits=logits, mask=mask)
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")  # once, for both
-    weight = balance_weights(mask, balance)
-    parts = {"bce": cross_entropy, "focal": _focal(cross_entropy, mask, gamma, alpha)}
-    return _combined({name: (weight * part).mean() for name, part in parts.items()}, weights)
+    return _combined(weights, SEGMENTATION_WEIGHTS, logits, mask, weight=balance_weights(mask, balance))
 
 
-def _combined(parts, weights):
-    if set(weights) != set(parts) or not all(0 <= weight < math.inf for weight in weights.values()):
-        raise InputError(f"weights: {weights}; expected 0 or more for each of {', '.join(parts)}")
+def _combined(weights, known, *tensors, **more):
+    if set(weights) != set(known) or not all(0 <= weight < math.inf for weight in weights.values()):
+        raise InputError(f"weights: {weights}; expected 0 or more for each of {', '.join(known)}")
+    parts = {name: PARTS[name](*tensors, **more) for name in known}
     total = sum(weights[name] * part for name, part in parts.items())
     return LossParts(total, {name: part.detach() for name, part in parts.items()})

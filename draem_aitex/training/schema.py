@@ -177,7 +177,15 @@ class PatchCore(Baseline):
     state: PatchCoreState
 
 
-SCHEMAS: dict[str, type] = {"draem": Draem, "vae": VAE, "patchcore": PatchCore}  # by the word for the detector
+@dataclass(kw_only=True)
+class Other(Baseline):
+    """A checkpoint of any other detector, which looks itself at what its state is."""
+
+    state: dict[str, Tensor | dict[str, Tensor] | str | bool | Number]
+
+
+# By the word for the detector; of others, `detectors.base.Detector` adds theirs.
+SCHEMAS: dict[str, type] = {"draem": Draem, "vae": VAE, "patchcore": PatchCore}
 
 
 def conform(value: Any, wanted: Any, name: str = "") -> Any:
