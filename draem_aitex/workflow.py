@@ -28,9 +28,7 @@ from draem_aitex.training.checkpoint import checkpoint_file, describe_split, loa
 from draem_aitex.training.config import TrainConfig
 from draem_aitex.training.model_card import kept_figures
 
-DETECTORS: dict[str, Any] = {
-    detector.kind: detector for detector in (DraemDetector, VAE, PatchCore)
-}  # add here
+DETECTORS: dict[str, Any] = {known.kind: known for known in (DraemDetector, VAE, PatchCore)}  # add one here
 HERE = Path(__file__).parent
 RECORDS = HERE / "records" if (HERE / "records").is_dir() else HERE.parent / "benchmarks" / "results"  # of measurements
 START, FINE_TUNING = "compact_aitex", 7e-4  # of trainings on images of one's own: first weights, learning rate

@@ -18,6 +18,7 @@ from draem_aitex.detectors.calibration import FLOOR
 from draem_aitex.devices import Device, check_generator, memory_errors, pick_device
 from draem_aitex.errors import InputError, check_choice, check_number, one_line
 from draem_aitex.files import FilePath
+from draem_aitex.training.schema import SCHEMAS, Other
 from draem_aitex.training.trainer import precision
 
 MOST_SMOOTHING = 64  # px
@@ -29,12 +30,15 @@ class Baseline(Detector):
 
     So a score of 0.5 means as odd as usual, where "usual" comes from the fit. A subclass has more fields, its options;
     `what`, the detector in words; and says how to measure (`_oddness`), what a checkpoint must hold (`_state`) and how
-    to read that (`_restore`).
+    to read that (`_restore`). A kind that `training.schema` does not name may keep what `schema.Other` has.
     """
 
     smoothing: float = 0.0  # standard deviation of the map's Gaussian, px
     normalised: bool = True  # whether scores are normalised by fabric, see `Detector`
     device: InitVar[Device] = "auto"  # type: ignore[assignment]
+
+    def __init_subclass__(cls) -> None:
+        SCHEMAS.setdefault(cls.kind, Other)
 
     def __post_init__(self, device: Device) -> None:
         super().__init__()

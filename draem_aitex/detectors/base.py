@@ -25,7 +25,6 @@ from draem_aitex.errors import InputError, check_type
 from draem_aitex.files import FilePath
 from draem_aitex.training.checkpoint import load_checkpoint, save_checkpoint
 from draem_aitex.training.model_card import headline
-from draem_aitex.training.schema import SCHEMAS, Other
 
 RATE = 0.01  # false-positive rate that a threshold is set for, where no other is asked for
 
@@ -34,8 +33,7 @@ class Detector:
     """A detector gives every pixel of an image's fabric a score from 0 to 1, and a verdict by its threshold.
 
     It comes from `train`, from `load_detector`, or from a baseline's `fit`. A subclass has a `name`; `kind`, the word
-    by which a checkpoint says which detector it holds; `size_bytes`, `raw_map`, `content` and `from_content`. What its
-    checkpoint must hold is in `training.schema`; of a kind that is not named there, it is what `schema.Other` has.
+    by which a checkpoint says which detector it holds; `size_bytes`, `raw_map`, `content` and `from_content`.
 
     Example:
         >>> from draem_aitex import load_detector, load_simulated
@@ -50,10 +48,6 @@ class Detector:
     normalised: bool = True  # False: scores of all fabrics are compared as they are
     fabrics: Sequence[str] = ()  # that it can judge; none named: any
     device: torch.device  # on which it computes
-
-    def __init_subclass__(cls) -> None:
-        if cls.kind:
-            SCHEMAS.setdefault(cls.kind, Other)
 
     def __init__(self) -> None:
         self.offsets: dict[str, float] = {}  # of calibrated fabrics: code to logit, see `calibration.offsets_of`

@@ -179,12 +179,12 @@ class PatchCore(Baseline):
 
 @dataclass(kw_only=True)
 class Other(Baseline):
-    """A checkpoint of any other detector, which looks itself at what its state is."""
+    """A checkpoint of another one, which looks itself at what its state is."""
 
     state: dict[str, Tensor | dict[str, Tensor] | str | bool | Number]
 
 
-# By the word for the detector; of others, `detectors.base.Detector` adds theirs.
+# By the word for the detector; `baselines.baseline.Baseline` adds those of others.
 SCHEMAS: dict[str, type] = {"draem": Draem, "vae": VAE, "patchcore": PatchCore}
 
 
