@@ -29,6 +29,7 @@ from conftest import ROOT
 from test_cli import fails_with_one_line
 from test_download import with_new_checksums
 
+from draem_aitex import files
 from draem_aitex.anomalies.augmenter import Augmenter, AugmenterConfig
 from draem_aitex.anomalies.kinds import KINDS
 from draem_aitex.anomalies.paper_augmenter import PaperAugmenter, PaperAugmenterConfig
@@ -894,8 +895,8 @@ def laid_out(root, files):
 
 @pytest.mark.parametrize("what", OF_OWN)
 def test_folders_of_own_images(what, place, tmp_path, capfd):
-    files, words = OF_OWN[what]
-    root = laid_out(tmp_path / "own", {"": None, **files})
+    inside, words = OF_OWN[what]
+    root = laid_out(tmp_path / "own", {"": None, **inside})
     before = listing(root)
     refused(capfd, lambda: load_folder(root), words, "; ")
     refused_by_command(capfd, ["train", "--data", root, "--out", tmp_path / "x.pt", "--steps", "1"], words)
@@ -1174,6 +1175,14 @@ def test_commands(line, names, small_set, unchanged, tmp_path, capfd, bounded):
     words = [word.format(**names)] if word != "no command" else []
     refused_by_command(capfd, command.format(**names).split(), *words)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [] and listing(small_set) == before
+
+
+@pytest.mark.parametrize("command", ["train", "fit vae"])
+def test_a_second_run_is_told_before_it_reads_anything(command, tmp_path, capfd):
+    with files.locked(tmp_path / "x.pt"):
+        words = [*command.split(), "--data", tmp_path / "none", "--out", tmp_path / "x.pt"]
+        refused_by_command(capfd, words, "x.pt: another run is writing it")
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("words", [["info", "gone.pt"], ["train", "--out", "x.pt", "--steps", "nan"]])

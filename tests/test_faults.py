@@ -1,9 +1,10 @@
 """kill -9 at a random moment of every command that writes: the same command, given again, ends as if it had not been.
 
-KILLS=50 in the environment kills each fifty times in a row; SEED another number draws other moments. At the end a soak:
-PICTURES=2000 takes as many of other sizes through `inspect`.
+KILLS=50 in the environment kills each fifty times in a row; SEED another number draws other moments. At the end two
+soaks: PICTURES=2000 takes as many of other sizes through `inspect`, STEPS=20000 trains as many small steps.
 """
 
+import json
 import os
 import random
 import subprocess
@@ -123,3 +124,32 @@ print(-megabytes_after("first") + megabytes_after("then"), file=sys.stderr)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ALONE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stderr.splitlines()[-1]) < 100, "MB"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory in use is read from /proc")
+def test_training_keeps_no_memory_and_stays_finite_however_many_steps(tmp_path):
+    """Of tiny networks on tiny crops, saved every second; in a process of its own, after a tenth that it grows in."""
+    steps = int(os.environ.get("STEPS", 200))
+    code = f"""
+import json, sys
+from pathlib import Path
+import numpy as np
+from draem_aitex.data.rolls import roll_of_array
+from draem_aitex.model.unet import NetworkConfig
+from draem_aitex.training.config import TrainConfig
+from draem_aitex.training.loop import train_networks
+image = np.random.default_rng(0).integers(90, 160, (64, 256)).astype(np.uint8)
+roll, _ = roll_of_array(image, "00", edges=(0, 256))
+config = TrainConfig(preset=NetworkConfig(1, (4, 4), (4, 4), 1), steps={steps}, batch=2, crop=32)
+used = []
+def look(_):
+    used.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6)
+how = dict(on_log=look, log_every={steps} // 20, save_seconds=1, quiet=True)
+result = train_networks([roll], config, "x.pt", "cpu", **how)
+print(json.dumps([used, [row["loss"] for row in result.log]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ALONE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    used, losses = json.loads(done.stdout)
+    assert len(losses) == 20 and np.isfinite(losses).all() and np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert max(used[2:]) - used[1] < 20, "MB"

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from draem_aitex import files
@@ -37,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
     with distributed.joined(options.device) as device:
         if distributed.rank() > 0:
             sys.stdout = open(os.devnull, "w")
+        distributed.in_turn(lambda: distributed.rank() or check_free([options.out, loop.log_of(options.out)]))
         # Process by process: the first one makes the simulated fabric, if need be.
-        distributed.in_turn(lambda: files.check_outputs([options.out, loop.log_of(options.out)]))
         config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
         config = distributed.in_turn(lambda: workflow.suited(config, data))
         how = {"save_seconds": options.save_seconds, "compiled": options.compile}
@@ -53,6 +54,12 @@ def run(options: argparse.Namespace) -> int:
         if distributed.rank() == 0:
             print(shared.threshold_line(detector))
     return 0
+
+
+def check_free(outputs: list[Path]) -> None:
+    """Raise `InputError` where `files.claimed` would; the training claims them itself, once the data are read."""
+    with files.claimed(outputs):
+        return
 
 
 def train_config(options: argparse.Namespace) -> Any:
