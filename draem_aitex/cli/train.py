@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     with distributed.joined(options.device) as device:
         if distributed.rank() > 0:
             sys.stdout = open(os.devnull, "w")
-        distributed.in_turn(lambda: distributed.rank() or check_free([options.out, loop.log_of(options.out)]))
+        distributed.in_turn(lambda: check_free([options.out, loop.log_of(options.out)]))
         # Process by process: the first one makes the simulated fabric, if need be.
         config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
         config = distributed.in_turn(lambda: workflow.suited(config, data))
@@ -58,7 +58,9 @@ def run(options: argparse.Namespace) -> int:
 
 def check_free(outputs: list[Path]) -> None:
     """Raise `InputError` where `files.claimed` would; the training claims them itself, once the data are read."""
-    with files.claimed(outputs):
+    from draem_aitex.training import distributed
+
+    with files.claimed(outputs if distributed.rank() == 0 else []):
         return
 
 
