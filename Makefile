@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: tutorial test lab notebooks lint clean
+.PHONY: tutorial test lab notebooks book lint clean
 
 tutorial: $(READY)
 	$(BIN)/python notebooks/run.py --out build
@@ -16,6 +16,12 @@ lab: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python notebooks/run.py --in-place
+
+book: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[book]'
+	$(BIN)/python -m sphinx.ext.apidoc --force --no-toc --templatedir docs/book/templates --output-dir docs/book/reference draem_aitex >/dev/null
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --conf-dir docs/book . build/book
+	$(BIN)/python docs/book/check_links.py build/book
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -30,4 +36,4 @@ $(READY): requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf build .venv
+	rm -rf build docs/book/reference .venv

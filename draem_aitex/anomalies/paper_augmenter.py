@@ -3,14 +3,18 @@
 For comparison with `augmenter.Augmenter`, and for training the published networks as they were trained. Where paper and
 authors' code differ, this follows the code:
 
-| | paper | authors' code | here |
-|---|---|---|---|
-| lattice | not given | 2^0 to 2^5 cells along each axis | as the code |
-| noise | Perlin, thresholded | times sqrt(2), rotated by up to 90 degrees, 0 outside; above 0.5 | as the code |
-| opacity of the texture | 0.1 to 1 | 0.2 to 1 | as the code |
-| samples left untouched | not given | half, besides those with an empty mask | as the code |
-| texture | DTD | DTD, 3 of 10 operations of imgaug | any folder, the same operations by torchvision |
-| normal image rotated | up to 45 degrees | up to 90, 3 in 10 samples | never; crops are augmented in training.sampler |
+====================  ===================  =================================  ========================================
+what                  paper                authors' code                      here
+====================  ===================  =================================  ========================================
+lattice               not given            2^0 to 2^5 cells along each axis   as the code
+noise                 Perlin, thresholded  times sqrt(2), rotated by up to    as the code
+                                           90 degrees, 0 outside; above 0.5
+opacity of texture    0.1 to 1             0.2 to 1                           as the code
+left untouched        not given            half, besides those with an        as the code
+                                           empty mask
+texture               DTD                  DTD, 3 of 10 operations of imgaug  any folder, the same by torchvision
+normal image rotated  up to 45 degrees     up to 90, 3 in 10 samples          never; `training.sampler` augments crops
+====================  ===================  =================================  ========================================
 
 Of the operations two differ: imgaug changes gamma channel by channel, torchvision all channels alike; imgaug adds to
 hue and saturation, torchvision shifts the hue and scales the saturation.

@@ -121,7 +121,7 @@ def _turned(fabric, least, most, aspects, generator):
 
 
 def bell(t: Tensor) -> Tensor:
-    """exp(-t^2) to within 0.08, but exactly 0 from |t| = 2 on.
+    """`exp(-t^2)` to within 0.08, but exactly 0 from `|t| = 2` on.
 
     The tails of a true bell are denormal numbers, with which a CPU computes ten times more slowly.
     """

@@ -14,9 +14,9 @@ MEMORY_MB = 64  # for the table of distances from some queries to all of the ban
 def nearest_distances(queries: Tensor, bank: Tensor, memory_mb: float = MEMORY_MB) -> Tensor:
     """Euclidean distance of each query to the nearest vector of the bank: float32 `(N,)`.
 
-    |q - b|² = |q|² - 2 q·b + |b|², so that a matrix product does the work; as many queries at once as the bound allows.
-    Subtracting large numbers costs digits: distances far below the vectors' own lengths are good to about a thousandth
-    of these.
+    `|q - b|² = |q|² - 2 q·b + |b|²`, so that a matrix product does the work; as many queries at once as the bound
+    allows. Subtracting large numbers costs digits: distances far below the vectors' own lengths are good to about a
+    thousandth of these.
 
     queries: float32 `(N, D)`; bank: float32 `(M, D)`, on the same device; memory_mb: for the table of distances.
     Raises `InputError` where the two differ in D.

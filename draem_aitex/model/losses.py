@@ -121,7 +121,7 @@ def _band(length, like):
 
 @part(RECONSTRUCTION_WEIGHTS, 0.3)
 def fft_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of the log-magnitude spectra, log(1 + |F|): texture and brightness, not position.
+    """Mean absolute difference of the log-magnitude spectra, `log(1 + |F|)`: texture and brightness, not position.
 
     A cyclic shift of an image changes only the phases and costs nothing.
     """
