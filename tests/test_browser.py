@@ -1,7 +1,7 @@
 """The notebooks as a reader has them: JupyterLab in headless Chromium, sliders dragged, a training stopped and resumed.
 
-Each scene is a copy of a notebook that keeps the cells it needs, found by what they say. Then it is looked at in the
-dark theme and in the light one. Skipped where there is no Chromium; `.ci/run` installs one.
+Each scene is a copy of a notebook that keeps its prose and the code cells it needs, found by what they say. Then it is
+looked at in the dark theme and in the light one. Skipped where there is no Chromium; `.ci/run` installs one.
 """
 
 import os
@@ -24,7 +24,7 @@ from playwright.sync_api import expect, sync_playwright
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (on Debian: apt-get install chromium)")
 PATIENCE = 120_000  # milliseconds, for a busy machine
-# Text in outputs and prose that stands out less than 3 to 1 from what is behind it, and figures one can see through.
+# Text in prose and outputs, code aside, with a contrast under 3 to what is behind it, and figures one can see through.
 UNREADABLE = """() => {
   const canvas = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d");
   const rgba = color => {
@@ -45,11 +45,11 @@ UNREADABLE = """() => {
     const walker = document.createTreeWalker(area, NodeFilter.SHOW_TEXT);
     for (let text = walker.nextNode(); text; text = walker.nextNode()) {
       const node = text.parentElement, style = getComputedStyle(node);
-      if (!text.data.trim() || !node.getClientRects().length || node.closest("style, script, mjx-container")) continue;
+      if (!text.data.trim() || !node.getClientRects().length || node.closest("style, script, code")) continue;
       const [a, b] = [light(rgba(node.closest("svg") ? style.fill : style.color)), light(behind(node))];
       if ((Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 3) found.push(text.data.trim());
     }
-    for (const image of area.querySelectorAll("img")) {
+    for (const image of area.querySelectorAll("img[src^=data]")) {
       canvas.clearRect(0, 0, 1, 1);
       canvas.drawImage(image, 0, 0, 1, 1, 0, 0, 1, 1);
       if (canvas.getImageData(0, 0, 1, 1).data[3] < 255) found.push(`figure: ${image.alt}`);
@@ -104,9 +104,10 @@ class Notebook:
     def __init__(self, lab, browser, name, wanted, **changes):
         folder, address = lab
         notebook = nbformat.read(next((ROOT / "notebooks").glob(f"{name}_*.ipynb")), as_version=4)
-        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        notebook.cells = [the_one(code, words) for words in wanted]
-        for cell in notebook.cells:
+        prose, code = ([cell for cell in notebook.cells if cell.cell_type == kind] for kind in ("markdown", "code"))
+        code = [the_one(code, words) for words in wanted]
+        notebook.cells = [cell for cell in notebook.cells if cell in prose or cell in code]
+        for cell in code:
             cell.outputs, cell.execution_count = [], None
             for old, new in changes.items():
                 cell.source = re.sub(rf"^{old} = .*", f"{old} = {new}", cell.source, flags=re.MULTILINE)
@@ -146,7 +147,9 @@ class Notebook:
         return self.cell(index).locator(".jp-OutputArea-output img").last
 
     def look(self):
-        """Everything can be read, in both themes."""
+        """Everything can be read, in both themes, and formulas are set."""
+        expect(self.page.locator("mjx-container").first).to_be_attached(timeout=PATIENCE)
+        assert self.page.locator("mjx-merror").count() == 0
         for theme, light in (("JupyterLab Dark", "false"), ("JupyterLab Light", "true")):
             self.page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
             expect(self.page.locator("body")).to_have_attribute("data-jp-theme-light", light, timeout=PATIENCE)
