@@ -12,7 +12,9 @@ from bs4 import BeautifulSoup
 
 def broken_links(site: Path) -> list[str]:
     """Each as "page: address", where a page, a file, or the place in a page is missing."""
-    pages = {path: BeautifulSoup(path.read_bytes(), "html.parser") for path in sorted(site.resolve().rglob("*.html"))}
+    files = sorted(site.resolve().rglob("*.html"))
+    written = [path for path in files if "_static" not in path.parts]  # the theme keeps templates of its own there
+    pages = {path: BeautifulSoup(path.read_bytes(), "html.parser") for path in written}
     places = {path: {tag["id"] for tag in page.find_all(id=True)} for path, page in pages.items()}
     broken = []
     for path, page in pages.items():

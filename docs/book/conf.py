@@ -28,6 +28,7 @@ html_static_path = ["static"]
 html_css_files = ["book.css"]
 html_extra_path = ["index.html"]  # leads to the root document
 html_copy_source = False
+html_theme_options = {"use_download_button": False}  # of a page's source, which is not copied
 
 
 def book_anchors(app, name, source):
