@@ -125,6 +125,19 @@ def claimed(outputs: Iterable[FilePath | None], inputs: Iterable[FilePath] = ())
 
 
 @contextmanager
+def folder(path: FilePath) -> Iterator[None]:
+    """Make a folder, and those that it lies in, where they are missing; those that are empty at the end go again."""
+    missing = [one for one in (Path(path), *Path(path).parents) if not one.exists()]
+    Path(path).mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for one in missing:
+            if one.is_dir() and not any(one.iterdir()):
+                one.rmdir()
+
+
+@contextmanager
 def locked(path: FilePath, wait: bool = False) -> Iterator[None]:
     """Let no other process in, or thread, that asks for the same file or folder; a run that is killed lets go.
 

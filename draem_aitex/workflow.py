@@ -18,7 +18,7 @@ from draem_aitex.data.patcher import PATCH, patch_corners
 from draem_aitex.data.rolls import Collection, Roll, check_readable, grey_levels, load_rolls
 from draem_aitex.detectors.base import RATE, Detector
 from draem_aitex.detectors.draem import DraemDetector
-from draem_aitex.devices import Device, describe
+from draem_aitex.devices import Device, computes_in_bfloat16, describe, pick_device
 from draem_aitex.errors import InputError, check_choice, check_seed, check_type
 from draem_aitex.evaluation.evaluator import evaluate
 from draem_aitex.files import FilePath, claimed
@@ -137,14 +137,17 @@ def fit(
     return detector
 
 
-def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, bfloat16: bool = False) -> Detector:
+def load_detector(
+    path: FilePath, device: Device = "auto", quiet: bool = False, bfloat16: bool | None = False
+) -> Detector:
     """The detector of a checkpoint file, whichever it holds, or a shipped one by its name.
 
     Args:
         path: A file, "compact_aitex" (trained on real rolls) or "compact_loom" (trained on simulated fabric).
         device: "auto" takes CUDA where there is one, else the CPU.
         quiet: Do not print what it is.
-        bfloat16: Compute in sixteen bits, which DRAEM alone does.
+        bfloat16: Compute in sixteen bits, which DRAEM alone does; None: where the device has instructions for it.
+            `DraemDetector` says how far scores then are from those in 32 bits.
 
     Returns:
         A `Detector`, with the threshold that it was saved with.
@@ -157,12 +160,14 @@ def load_detector(path: FilePath, device: Device = "auto", quiet: bool = False, 
         >>> load_detector("compact_loom", quiet=True).name
         'DRAEM'
     """
-    check_choice("bfloat16", bfloat16, (False, True))
+    check_choice("bfloat16", bfloat16, (False, True, None))
     found = checkpoint_file(path)
     content = load_checkpoint(found)
     kind = DETECTORS[content["detector"]]
     if bfloat16 and kind is not DraemDetector:
         raise InputError(f"bfloat16: {path} holds {kind.name}; expected DRAEM for it; leave the option out")
+    if bfloat16 is None:
+        bfloat16 = kind is DraemDetector and computes_in_bfloat16(pick_device(device))
     return kind.restored(content, found, device, quiet, **({"bfloat16": True} if bfloat16 else {}))
 
 

@@ -42,7 +42,7 @@ KEYS = {  # of the last line, on which others depend
     "pixels_per_s_ratio",
     "training": "preset batch crop pixels_per_s peer_pixels_per_s pixels_per_s_ratio network_share losses_share "
     "augmenter_share",
-    "inference": "rolls_per_s peer_rolls_per_s rolls_per_s_ratio peak_memory_mb rolls_per_s_float32",
+    "inference": "rolls_per_s peer_rolls_per_s rolls_per_s_ratio inspect_ratio peak_memory_mb rolls_per_s_float32",
 }
 
 
@@ -298,12 +298,14 @@ def test_offsets_and_threshold_of_the_scores_table_by_hand():
 
 def test_inferences_speed(monkeypatch, capsys, tmp_path):
     (tmp_path / "model_unet.py").write_text(PEER_NETWORKS)
-    status, lines, _ = run(monkeypatch, capsys, inference, "--runs", 1, "--peer-runs", 1, "--peer", tmp_path)
+    few = ["--runs", 1, "--peer-runs", 1, "--images", 2]
+    status, lines, _ = run(monkeypatch, capsys, inference, *few, "--peer", tmp_path)
     result = json.loads(lines[-1])
     assert status == 0 and 100 < result["peak_memory_mb"]
     assert [key for key in result if key != "rolls_per_s_bfloat16"] == KEYS["inference"].split()
     ratio = result["rolls_per_s"] / result["peer_rolls_per_s"]
     assert result["rolls_per_s_ratio"] == pytest.approx(ratio) and result["rolls_per_s_float32"] > 0
+    assert 0.5 < result["inspect_ratio"] < 50
 
 
 def test_the_ablations_recipes_differ():

@@ -1,6 +1,8 @@
 """Several processes on gloo: what DDP must give, and what happens when a rank dies."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +67,20 @@ sys.exit(main(["train", "--out", sys.argv[1], "--device", "cuda:7"]))
 """
 
 
+FULL_DISK = """
+import errno, os, sys
+from draem_aitex import files
+from draem_aitex.cli.main import main
+
+def full(number):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+if os.environ["RANK"] == "1":
+    os.fsync = full
+sys.exit(main())
+"""
+
+
 def torchrun(number, *arguments):
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}", *arguments]
 
@@ -73,8 +89,12 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def run(command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, **options)
+def tried(command):
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+
+
+def run(command):
+    done = tried(command)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -142,7 +162,7 @@ def kill_one_rank(job):
 
 def test_bad_input_is_said_once(small_set, tmp_path):
     arguments = ["-m", "draem_aitex", "train", "--data", str(tmp_path), "--out", str(tmp_path / "model.pt")]
-    done = subprocess.run(torchrun(2, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
+    done = tried(torchrun(2, *arguments))
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode != 0 and len(said) == 1 and "no images known to be normal" in said[0], done.stderr
 
@@ -151,7 +171,7 @@ def test_an_error_of_another_rank_is_said_with_its_number(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ONE_RANKS_OWN)
     command = torchrun(2, str(script), str(tmp_path / "model.pt"))
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+    done = tried(command)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode != 0 and len(said) == 1 and said[0].startswith("error: rank 1: device: 'cuda:7'"), (
         done.stderr
@@ -173,7 +193,7 @@ def test_a_checkpoint_of_another_run_is_said_once(small_set, tmp_path):
     path = tmp_path / "model.pt"
     run([sys.executable, *train(small_set, path, "--steps", "1")])
     command = torchrun(2, *train(small_set, path, "--steps", "2"))
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+    done = tried(command)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode != 0 and len(said) == 1 and "steps: found 1, given 2" in said[0], done.stderr
 
@@ -190,6 +210,48 @@ def test_ranks_agree_on_the_time(small_set, tmp_path):
     run(torchrun(2, *train(small_set, path, "--minutes", "0.05")))
     content = load_checkpoint(path)
     assert content["finished"] and 3 <= content["seconds"] < 60 and content["steps"] >= 1
+
+
+def test_two_ranks_evaluate_as_one(small_set, checkpoint, tmp_path):
+    """One joint table, the figures of one process: shares of a region add up in another order, to rounding."""
+    words = ["-m", "draem_aitex", "evaluate", "--data", str(small_set), "--checkpoint", str(checkpoint), "--json"]
+    alone = run([sys.executable, *words, str(tmp_path / "one.json")]).stdout
+    assert run(torchrun(2, *words, str(tmp_path / "two.json"))).stdout == alone and alone.count("Judged: ") == 1
+    texts = [(tmp_path / name).read_text() for name in ("one.json", "two.json")]
+    one, two = (json.loads(text, parse_float=lambda number: round(float(number), 9)) for text in texts)
+    assert one == two and one["aupro"] > 0
+
+
+def test_two_ranks_inspect_as_one(small_set, checkpoint, tmp_path):
+    """And a file that one of them cannot read is said in its place, by the first one."""
+    folder = tmp_path / "images"
+    shutil.copytree(small_set / "Defect_images", folder)
+    (folder / "9999_002_01.png").write_bytes(b"no image")
+    said = []
+    for name, command in (("one", [sys.executable]), ("two", torchrun(2))):
+        out = tmp_path / name
+        words = ["-m", "draem_aitex", "inspect", folder, "--checkpoint", checkpoint, "--out", out]
+        done = tried([*command, *map(str, words), "--json", str(out / "found.json")])
+        errors = [line for line in done.stderr.splitlines() if line.startswith(("error", "note"))]
+        said.append((done.stdout, errors, {path.name: path.read_bytes() for path in out.iterdir()}))
+        assert done.returncode != 0 and len(errors) == 1 and "9999_002_01.png: not a readable image" in errors[0], (
+            done.stderr
+        )
+    assert said[0] == said[1] and said[0][0].count("\n") == 4 and len(said[0][2]) == 9
+
+
+def test_what_a_rank_cannot_write_is_said_once(small_set, checkpoint, tmp_path):
+    """The disk is full for the second rank alone: nobody waits for it."""
+    folder, out = tmp_path / "images", tmp_path / "out"
+    for place in ("a", "b"):
+        shutil.copytree(small_set / "Defect_images", folder / place)
+    script = tmp_path / "script.py"
+    script.write_text(FULL_DISK)
+    command = torchrun(2, str(script), "inspect", str(folder), "--checkpoint", str(checkpoint), "--out", str(out))
+    done = tried(command)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert done.returncode != 0 and len(errors) == 1 and "not written (No space left" in errors[0], done.stderr
+    assert "exitcode  : 2" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices here")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from test_cli import fails_with_one_line
 
 from draem_aitex.data.images import image_size, images_in, read_image, read_noted
@@ -105,6 +105,20 @@ def test_sixteen_bit_colour_is_divided_too(suffix, tmp_path):
     assert notes == ["in colour; its grey levels are used", f"16 bits, 16 of them in use, divided by 257: {levels}"]
     colour = read_image(path, channels=3)
     assert np.array_equal(colour, deep[..., ::-1] // 257)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), *[("JPEG", {"subsampling": s, "progressive": p}) for s, p in ((0, False), (1, True), (2, False))]],
+)
+def test_a_good_file_is_decoded_once_to_the_pixels_that_pillow_gives(kind, options, channels, tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (97, 131, 3)).astype(np.uint8)
+    path = tmp_path / "noise"
+    path.write_bytes(encoded(Image.fromarray(noise if channels == 3 else noise[..., 0]), kind, **options))
+    expected = np.asarray(Image.open(path))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert np.array_equal(read_image(path, channels), expected)
 
 
 def test_what_a_file_loses_is_said(grey, tmp_path):

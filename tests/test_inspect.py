@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -6,11 +9,13 @@ import pytest
 from conftest import ROOT
 from test_cli import fails_with_one_line
 
-from draem_aitex import files
+from draem_aitex import files, workflow
 from draem_aitex.cli.inspect import find_images
 from draem_aitex.cli.main import main
 from draem_aitex.data.images import images_in
 from draem_aitex.detectors import regions
+from draem_aitex.detectors.inspection import ahead
+from draem_aitex.errors import InputError
 from draem_aitex.simulation import loom
 
 MODEL = ROOT / "checkpoints/compact_loom.pt"
@@ -216,3 +221,52 @@ def test_two_runs_into_one_folder(cloth, tmp_path, capsys):
     with files.locked(out / "inspect"):
         assert inspect(picture, "--out", out) == 2
     assert "another run is writing it" in capsys.readouterr().err and not list(out.iterdir())
+
+
+def test_images_are_read_ahead_and_written_behind_in_order_and_no_more_than_two_at_once():
+    begun, used = [], []
+
+    def work(number):
+        begun.append(number)
+        if number == 3:
+            raise InputError("three")
+        return number * number
+
+    with ThreadPoolExecutor(2) as threads:
+        for (number,), future in ahead(threads, work, ((number,) for number in range(6))):
+            used.append(number)
+            assert len(begun) <= len(used) + 1
+            if number == 3:
+                with pytest.raises(InputError, match="three"):
+                    future.result()
+            else:
+                assert future.result() == number * number
+    assert used == sorted(begun) == list(range(6))
+
+
+def test_what_is_said_while_an_image_is_decoded_reaches_the_terminal():
+    """A decoder's own words are kept from it by taking standard error away, from all threads."""
+    code = """
+import threading, time
+from draem_aitex.cli.shared import say
+from draem_aitex.data.damage import native_lines
+with native_lines():
+    thread = threading.Thread(target=say, args=("heard",))
+    thread.start()
+    time.sleep(0.2)
+thread.join()
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == "heard\n"
+
+
+def test_sixteen_bits_are_taken_where_the_device_has_them_unless_refused(cloth, tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow, "computes_in_bfloat16", lambda device: True)
+    path, scores = save(tmp_path / "cloth.png", cloth), {}
+    for option in ("", "--bfloat16", "--no-bfloat16"):
+        assert inspect(path, "--out", tmp_path / "out", *filter(None, [option])) == 0
+        scores[option] = np.load(tmp_path / "out/cloth.npy")
+    assert np.array_equal(scores[""], scores["--bfloat16"])
+    assert 0 < np.abs(scores[""] - scores["--no-bfloat16"]).max() < 0.05
+    monkeypatch.setattr(workflow, "computes_in_bfloat16", lambda device: False)
+    assert inspect(path, "--out", tmp_path / "out") == 0
+    assert np.array_equal(np.load(tmp_path / "out/cloth.npy"), scores["--no-bfloat16"])

@@ -1,5 +1,8 @@
 """The shipped networks do what the course says of them: threads are reconstructed, anomalies are not."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -52,3 +55,21 @@ def test_a_whole_roll_is_seen_as_its_crops_are(model, rolls):
             tops.append(logits.flatten().quantile(0.999))
     assert torch.stack(whole_error).mean() < 1.2 * torch.stack(crop_error).mean()
     assert (torch.stack(whole_top).mean() - torch.stack(crop_top).mean()).abs() < 1.0, "logits"
+
+
+def within_the_stated_bound(name, records):
+    """On 2048 columns of each roll; as `DraemDetector` and docs/command_line.md say."""
+    full, half = (load_detector(name, "cpu", quiet=True, bfloat16=bits) for bits in (False, True))
+    for roll in load_rolls(records):
+        start = roll.edges[0] + CROP
+        roll = replace(roll, image=roll.image[:, start : start + 2048], edges=(0, 2048))
+        one, other = full.predict(roll), half.predict(roll)
+        assert abs(one.score - other.score) < 0.03 and 0 < np.abs(one.map - other.map).max() < 0.15, roll.name
+
+
+def test_sixteen_bits_change_scores_within_the_stated_bound():
+    within_the_stated_bound("compact_loom", load_simulated().calibration[::4])
+
+
+def test_sixteen_bits_change_scores_of_real_rolls_within_the_stated_bound(real):
+    within_the_stated_bound("compact_aitex", real.calibration[::6])

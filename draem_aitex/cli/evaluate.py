@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
@@ -21,9 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from draem_aitex.evaluation.evaluator import evaluate
-    from draem_aitex.evaluation.text_table import without_nan
-    from draem_aitex.training.model_card import kept_figures
+    from draem_aitex.training import distributed
 
+    with shared.joined(options):
+        distributed.on_first(lambda: claim(options))
+        detector, data = distributed.in_turn(lambda: opened(options))
+        how = {"fpr": options.fpr, "mm_per_px": options.mm_per_px, "images": options.report is not None}
+        rolls = getattr(data, options.part)
+        evaluation = evaluate(detector, rolls, quiet=not sys.stderr.isatty(), shared=True, **how)
+        evaluation.source, evaluation.part = data.source, options.part
+        evaluation.headline = "\n".join(shared.lines_about(options, detector))
+        distributed.on_first(lambda: keep(options, detector, evaluation))
+
+
+def claim(options: argparse.Namespace) -> None:
+    """Check what is to be written, and keep other runs from it."""
     shared.check_ending(options.json, ".json")
     shared.check_ending(options.report, ".html")
     if options.keep and (options.bfloat16 or options.fpr is not None):
@@ -35,9 +48,12 @@ def run(options: argparse.Namespace) -> None:
         shared.claim(options, [*results, options.checkpoint])
     else:
         shared.claim(options, results, [options.checkpoint])
+
+
+def opened(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Detector and rolls, announced. Raises `InputError` for figures to keep that are of other rolls than its own."""
     detector = shared.open_detector(options)
-    about = "\n".join(shared.lines_about(options, detector))
-    print(about)
+    print("\n".join(shared.lines_about(options, detector)))
     data = shared.open_data(options, detector.reading)
     trained_on = detector.about.get("source")
     if data.source != trained_on:
@@ -45,9 +61,14 @@ def run(options: argparse.Namespace) -> None:
             found = f"{options.checkpoint} was trained on {trained_on}, the rolls are {data.source}"
             raise InputError(f"--keep: {found}; expected the same; leave --keep out")
         print(f"note: trained on {trained_on}, tested on {data.source}")
-    how = {"fpr": options.fpr, "mm_per_px": options.mm_per_px, "images": options.report is not None}
-    evaluation = evaluate(detector, getattr(data, options.part), quiet=not sys.stderr.isatty(), **how)
-    evaluation.source, evaluation.part, evaluation.headline = data.source, options.part, about
+    return detector, data
+
+
+def keep(options: argparse.Namespace, detector: Any, evaluation: Any) -> None:
+    """Print the table and write what was asked for: figures into the checkpoint, JSON, an HTML page."""
+    from draem_aitex.evaluation.text_table import without_nan
+    from draem_aitex.training.model_card import kept_figures
+
     print(evaluation)
     figures = evaluation.figures()
     if options.keep:

@@ -5,11 +5,9 @@ An image that cannot be judged is named, the others are judged, and the status i
 """
 
 import argparse
-import sys
-import warnings
 from collections import Counter
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Collection, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from draem_aitex.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of images")
-    shared.add_checkpoint(parser)
+    shared.add_checkpoint(parser, bfloat16=None)
     shared.add_bound(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where maps and overlays go")
     parser.add_argument("--fabric", metavar="FF", help="the images' fabric, where their names do not say it")
@@ -29,53 +27,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from draem_aitex.devices import give_memory_back
+    from draem_aitex.detectors.inspection import inspected
+    from draem_aitex.training import distributed
+
+    def told(images: Iterable[tuple[Path, Path]]) -> list[dict[str, Any]]:
+        with closing(inspected(detector, images, options.out, options.fabric)) as outcomes:
+            return tell(outcomes, about)
+
+    with shared.joined(options):
+        names = distributed.on_first(lambda: claim(options))
+        detector = distributed.in_turn(lambda: open_detector(options))
+        about = lines_about(options, detector, names)
+        everyone = distributed.on_all(lambda: told(distributed.share(list(names.items()))))
+        outcomes = [outcome for one in everyone for outcome in one]
+        tell(outcomes[len(everyone[0]) :], about)  # those of the other processes
+        seen, failed = ([one for one in outcomes if ("error" in one) is bad] for bad in (False, True))
+        if seen:
+            content = {"checkpoint": Path(options.checkpoint).name, "images": seen, "failed": failed}
+            distributed.on_first(lambda: shared.write_results({options.json: shared.as_json(content)}))
+    if failed:
+        return shared.BAD_INPUT
+    return shared.DEFECTIVE if options.fail_on_defect and any(one["verdict"] == "defective" for one in seen) else 0
+
+
+def claim(options: argparse.Namespace) -> dict[Path, Path]:
+    """The images, see `find_images`; the folder of their results is made, and other runs are kept from it."""
+    from draem_aitex.detectors.inspection import results_of
 
     shared.check_ending(options.json, ".json")
     names = find_images(options.images, options.out)
     results = [path for name in names.values() for path in results_of(options.out, name)]
     read = [*names, options.checkpoint]
-    among = [options.json] if options.json is not None and options.json.parent == options.out else []
-    files.check_outputs([*results, *among], read, new_folders=True)
-    shared.claim(options, [] if among else [options.json], [*read, *results])
+    files.check_outputs(results, read, new_folders=True)
+    options.held.enter_context(files.folder(options.out))
+    options.held.enter_context(files.locked(options.out / "inspect"))
+    shared.claim(options, [options.json], [*read, *results])
+    files.remove_leftovers(results)
+    return names
+
+
+def open_detector(options: argparse.Namespace) -> Any:
+    """`shared.open_detector`. Raises `InputError` also for a fabric that it is not calibrated for."""
     detector = shared.open_detector(options)
     if options.fabric is not None and not detector.is_calibrated(options.fabric):
         known = ", ".join(detector.offsets) or "none"
         raise InputError(f"--fabric {options.fabric}: not calibrated; expected one of {known}, or leave it out")
-    records: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    for path, name in names.items():
-        try:
-            judged = judge(detector, path, options.fabric)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed.append({"path": str(path), "error": str(error)})
-            continue
-        if not records:  # where no image can be judged nothing is said, and nothing made
-            begin(options, detector, names)
-            files.remove_leftovers(results)
-        records.append(keep(options.out, name, path, *judged))
-        give_memory_back()
-    if records:
-        content = {"checkpoint": Path(options.checkpoint).name, "images": records, "failed": failed}
-        shared.write_results({options.json: shared.as_json(content)})
-    if failed:
-        return shared.BAD_INPUT
-    return shared.DEFECTIVE if options.fail_on_defect and any(r["verdict"] == "defective" for r in records) else 0
+    return detector
 
 
-def begin(options: argparse.Namespace, detector: Any, images: Iterable[Path]) -> None:
-    """Say what the images are judged by, make the folder of the results and keep other runs from it."""
+def lines_about(options: argparse.Namespace, detector: Any, images: Collection[Path]) -> list[str]:
+    """What the images are judged by."""
     from draem_aitex.data.rolls import fabric_code
 
-    print("\n".join(shared.lines_about(options, detector)), file=sys.stderr)
-    fabrics = [options.fabric or fabric_code(path) for path in images]
-    strangers, known = sum(not detector.is_calibrated(fabric) for fabric in fabrics), ", ".join(detector.offsets)
+    lines = shared.lines_about(options, detector)
+    strangers = sum(not detector.is_calibrated(options.fabric or fabric_code(path)) for path in images)
     if strangers:
-        found = f"{strangers} of {len(fabrics)} images name no calibrated fabric ({known or 'none'}): scored as is"
-        warnings.warn(f"{found}, and the threshold's FPR does not hold; --fabric names it", stacklevel=1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    options.held.enter_context(files.locked(options.out / "inspect"))
+        known = ", ".join(detector.offsets) or "none"
+        found = f"{strangers} of {len(images)} images name no calibrated fabric ({known}): scored as is"
+        lines.append(f"note: {found}, and the threshold's FPR does not hold; --fabric names it")
+    return lines
 
 
 def find_images(paths: list[Path], out: Path) -> dict[Path, Path]:
@@ -118,44 +128,24 @@ def names_below(folder: Path) -> dict[Path, Path]:
     return {path: name if owners[name] == 1 else places[path] for path, name in bare.items()}
 
 
-def results_of(out: Path, name: Path) -> tuple[Path, Path]:
-    """Where the overlay and the map of an image go, by the name of its results."""
-    return out / f"{name}.png", out / f"{name}.npy"
+def tell(outcomes: Iterable[dict[str, Any]], about: list[str]) -> list[dict[str, Any]]:
+    """Print the outcomes of images as they come, see `inspection.keep`; returns them all.
 
-
-def judge(detector: Any, path: Path, fabric: str | None) -> tuple[Any, str, list[str]]:
-    """Prediction, fabric and notes for an image file. Raises `InputError` where it cannot be judged."""
-    from draem_aitex.data.rolls import roll_of_file
-
-    roll, notes = roll_of_file(path, fabric, reading=detector.reading)
-    detector.check(roll, str(path))
-    named = roll.fabric if detector.is_calibrated(roll.fabric) or detector.fabrics else ""
-    return detector.predict(roll, fabric=named), roll.fabric, notes
-
-
-def keep(out: Path, name: Path, path: Path, result: Any, fabric: str, notes: list[str]) -> dict[str, Any]:
-    """Write an image's overlay and map; returns what `record` does."""
-    import numpy as np
-    from PIL import Image, PngImagePlugin
-
-    mark = PngImagePlugin.PngInfo()
-    mark.add_text("Software", files.MARK)
-    overlay, scores = results_of(out, name)
-    overlay.parent.mkdir(parents=True, exist_ok=True)
-    write_overlay = partial(Image.fromarray(result.overlay).save, format="PNG", pnginfo=mark)
-    files.write_together({overlay: write_overlay, scores: partial(np.save, arr=result.map)})
-    return record(path, result, fabric, notes)
-
-
-def record(path: Path, result: Any, fabric: str, notes: list[str]) -> dict[str, Any]:
-    """What was found in one image: a line, notes on standard error, and a dict of plain values for JSON."""
-    for note in notes:
-        print(f"note: {path}: {note}", file=sys.stderr)
-    verdict, count = "defective" if result.is_defective else "normal", len(result.regions)
-    regions = f"{count} region{'' if count == 1 else 's'}"
-    print(f"{path}  score {result.score:.4f}  threshold {result.threshold:.4f}  {regions}  {verdict}")
-    return {
-        "path": str(path), "score": result.score, "threshold": result.threshold, "verdict": verdict,
-        "fabric": fabric or None, "normalised": result.normalised, "edges": list(result.edges),
-        "regions": result.regions, "notes": notes,
-    }  # fmt: skip
+    about: lines on standard error, said and taken from the list before the first image that was judged: where none can
+    be, the errors alone are said.
+    """
+    told = []
+    for outcome in outcomes:
+        told.append(outcome)
+        if "error" in outcome:
+            shared.say(f"error: {outcome['error']}")
+            continue
+        while about:
+            shared.say(about.pop(0))
+        for note in outcome["notes"]:
+            shared.say(f"note: {outcome['path']}: {note}")
+        count = len(outcome["regions"])
+        regions = f"{count} region{'' if count == 1 else 's'}"
+        scores = f"score {outcome['score']:.4f}  threshold {outcome['threshold']:.4f}"
+        print(f"{outcome['path']}  {scores}  {regions}  {outcome['verdict']}")
+    return told

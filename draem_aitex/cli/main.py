@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, NoReturn
 
-from draem_aitex.cli.shared import INTERRUPTED
+from draem_aitex.cli import shared
 from draem_aitex.errors import InputError
 from draem_aitex.files import CACHE
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. arguments: words, those of the command line without them."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)  # type: ignore
+        warnings.showwarning = lambda message, *_: shared.say(f"note: {message}")  # type: ignore
         if hasattr(sys.stdout, "reconfigure"):  # a name of a file can hold what no terminal can print
             sys.stdout.reconfigure(errors="backslashreplace")
         options = build_parser().parse_args(words)
@@ -86,4 +86,4 @@ def _run(options: Any) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return shared.INTERRUPTED

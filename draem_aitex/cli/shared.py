@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import os
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +50,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu or cuda")
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Which detector, and how it computes."""
+def add_checkpoint(parser: argparse.ArgumentParser, bfloat16: bool | None = False) -> None:
+    """Which detector, and how it computes. bfloat16: the default; None is where the device has instructions for it."""
     parser.add_argument("--checkpoint", required=True, help="a file, or a shipped one: compact_aitex, compact_loom")
-    parser.add_argument(
-        "--bfloat16", action="store_true", help="sixteen bits: rounder, faster where the device has them"
-    )
+    when = "where the device has them" if bfloat16 is None else "no"
+    what = f"compute in sixteen bits: rounder, faster where the device has them (default: {when})"
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=bfloat16, help=what)
     add_device(parser)
 
 
@@ -105,6 +108,27 @@ def threshold_line(detector: Any) -> str:
         f"threshold {threshold.value:.4g} for a false-positive rate of {threshold.wanted:.1%}, from "
         f"{threshold.patches} patches of {threshold.rolls} calibration rolls"
     )
+
+
+@contextmanager
+def joined(options: argparse.Namespace) -> Iterator[None]:
+    """Take part in the job that `torchrun` started, if it did, on a device of one's own; the first process speaks."""
+    from draem_aitex.training import distributed
+
+    with distributed.joined(options.device) as options.device, ExitStack() as silent:
+        if distributed.rank() > 0:
+            nowhere = silent.enter_context(open(os.devnull, "w"))
+            silent.enter_context(redirect_stdout(nowhere))
+            silent.enter_context(redirect_stderr(nowhere))
+        yield
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, but not while a thread keeps from it what decoders write."""
+    from draem_aitex.data.damage import TERMINAL
+
+    with TERMINAL:
+        print(line, file=sys.stderr)
 
 
 def recorded(options: argparse.Namespace, processes: int = 1) -> str:

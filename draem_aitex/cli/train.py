@@ -1,8 +1,6 @@
 """`train`: a run from the command line, on one device or, under `torchrun`, on several."""
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +33,20 @@ def run(options: argparse.Namespace) -> int:
     from draem_aitex import workflow
     from draem_aitex.training import distributed, loop
 
-    with distributed.joined(options.device) as device:
-        if distributed.rank() > 0:
-            sys.stdout = open(os.devnull, "w")
+    with shared.joined(options):
         distributed.in_turn(lambda: check_free([options.out, loop.log_of(options.out)]))
         # Process by process: the first one makes the simulated fabric, if need be.
         config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
         config = distributed.in_turn(lambda: workflow.suited(config, data))
         how = {"save_seconds": options.save_seconds, "compiled": options.compile}
-        result = workflow.run(data, config, options.out, device, **how)
+        result = workflow.run(data, config, options.out, options.device, **how)
         if not result.finished:
             kept = f"{options.out} holds step {result.saved}" if result.saved else "nothing is saved yet"
             print(f"interrupted at step {result.steps}; {kept}; the same command goes on from there")
             return shared.INTERRUPTED
         command = shared.recorded(options, distributed.count())
-        detector = workflow.finish(data, config, result, options.out, device, command)
-        print(f"trained {result.steps} steps on {device.type}: {options.out}")
+        detector = workflow.finish(data, config, result, options.out, options.device, command)
+        print(f"trained {result.steps} steps on {options.device.type}: {options.out}")
         if distributed.rank() == 0:
             print(shared.threshold_line(detector))
     return 0

@@ -15,14 +15,14 @@ import numpy as np
 
 CORRUPT = re.compile("Corrupt JPEG data.*|[a-zA-Z]{4}: CRC error")  # in the warnings of libjpeg and libpng
 DEFLATED = (8, 32946)  # TIFF's numbers for zlib
-_TERMINAL = Lock()
+TERMINAL = Lock()  # of who keeps standard error from the terminal, and of who prints there meanwhile
 
 
 @contextmanager
 def native_lines() -> Iterator[list[str]]:
     """Keep from the terminal what native libraries write to standard error, past Python: a list, filled at the end."""
     lines: list[str] = []
-    with _TERMINAL, tempfile.TemporaryFile() as caught:
+    with TERMINAL, tempfile.TemporaryFile() as caught:
         sys.stderr.flush()
         kept = os.dup(2)
         try:
@@ -33,6 +33,27 @@ def native_lines() -> Iterator[list[str]]:
             os.close(kept)
             caught.seek(0)
             lines += caught.read().decode(errors="replace").splitlines()
+
+
+def flawless(data: bytes, image: Any) -> np.ndarray | None:
+    """The pixels of a PNG or a JPEG, decoded by OpenCV, where that has nothing to say of them; None of all other files.
+
+    data: the file; image: the same, opened by Pillow and not loaded. Returns uint8 or uint16 `(H, W)` or `(H, W, 3)`,
+    RGB, as they are stored, not turned.
+    """
+    if image.format not in ("PNG", "JPEG") or image.mode not in ("L", "RGB", "I;16"):
+        return None
+    with native_lines() as lines:
+        pixels = by_opencv(data)
+    return None if lines else pixels
+
+
+def by_opencv(data: bytes) -> np.ndarray | None:
+    """The pixels of a file as OpenCV decodes it, not turned: `(H, W)` or `(H, W, 3)`, RGB; None where it cannot."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim == 2:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def check_whole(data: bytes, image: Any) -> None:
@@ -50,7 +71,7 @@ def check_whole(data: bytes, image: Any) -> None:
         _check_deflated(data, image)
     if image.format in ("PNG", "JPEG") or packing == 7:  # JPEG in TIFF
         with native_lines() as lines:
-            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            decoded = by_opencv(data)
         if found := CORRUPT.search(" ".join(lines)):
             raise ValueError(found[0])
         if decoded is None and packing is None:

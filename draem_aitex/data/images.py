@@ -1,4 +1,4 @@
-"""Reading image files with Pillow: any usual format becomes grey levels, or colour, and a broken file is named."""
+"""Reading image files: any usual format becomes grey levels, or colour, and a broken file is named."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from draem_aitex.data.damage import check_whole, native_lines
+from draem_aitex.data.damage import by_opencv, check_whole, flawless, native_lines
 from draem_aitex.errors import InputError, check_number, one_line
 from draem_aitex.files import check_file
 
@@ -88,15 +88,18 @@ def decoded(path: Path | str) -> tuple[np.ndarray, list[str]]:
             deep, orientation = _is_deep(image), _orientation(image)
             if (pages := getattr(image, "n_frames", 1)) > 1:
                 notes.append(f"{pages} pages; the first is used")
+            if orientation != UPRIGHT:
+                notes.append(f"turned upright, as its EXIF orientation ({orientation}) says")
+            if (stored := flawless(data, image)) is not None:
+                return _upright(stored, orientation), notes
             with native_lines() if image.format == "TIFF" else nullcontext():
                 image.load()
             check_whole(data, Image.open(BytesIO(data), formats=FORMATS))
             if orientation != UPRIGHT:
                 ImageOps.exif_transpose(image, in_place=True)
-                notes.append(f"turned upright, as its EXIF orientation ({orientation}) says")
             pixels = _pixels(path, image)
         if deep and pixels.ndim == 3:  # of 16-bit colour Pillow keeps the upper 8 bits
-            pixels = _deep_colour(data, orientation)
+            pixels = _upright(by_opencv(data), orientation)
     return pixels, notes
 
 
@@ -175,10 +178,8 @@ def _pixels(path, image):
     raise InputError(f"{path}: pixels of type {kind}; expected 8 or 16 bit; convert the image")
 
 
-def _deep_colour(data, orientation):
-    """The pixels of 16-bit colour: uint16 `(H, W, 3)`, RGB, turned upright."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+def _upright(pixels, orientation):
+    """Pixels `(H, W)` or `(H, W, 3)` as they are stored, turned as an EXIF orientation says."""
     pixels = pixels.swapaxes(0, 1) if orientation > 4 else pixels
     down, across = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
     return np.ascontiguousarray(pixels[::down, ::across])

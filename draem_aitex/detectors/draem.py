@@ -122,7 +122,8 @@ class DraemDetector(Detector):
 
     model: a `model.draem.DRAEM`; a copy is taken, with its batch norms folded, and put on `device`. memory_mb: see
     `anomaly_map`; several rolls go through the networks together where it allows. bfloat16: compute in sixteen bits,
-    which is faster where the device does so by itself and changes scores by about a hundredth.
+    which is faster where the device does so by itself; a roll's score changes by less than 0.03, a pixel's by less than
+    0.15 (measured with the shipped detectors on 21 rolls, real and simulated: 0.012 and 0.104 at most, no verdict).
     """
 
     name, kind = "DRAEM", "draem"

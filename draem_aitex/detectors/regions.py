@@ -52,6 +52,8 @@ def find_regions(anomaly_map: np.ndarray, threshold: float) -> list[dict[str, An
     check_map(anomaly_map)
     check_number("threshold", threshold, 0, 1)
     predicted = anomaly_map > threshold
+    if not predicted.any():  # as of most images, which needs no dilation to be known
+        return []
     labels, boxes = components(dilate(predicted))
     found = []
     for label, (down, across) in enumerate(boxes, 1):
@@ -70,15 +72,17 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.
     check_image(image, channels=(1, 3))
     check_map(anomaly_map, image.shape[:2])
     check_number("threshold", threshold, 0, 1)
-    plain = in_colour(image).astype(np.float32)
-    strength = 0.7 * np.clip(anomaly_map, 0, 1)[:, :, None].astype(np.float32)
-    blended = (plain + strength * (np.array(MAP_COLOUR, np.float32) - plain)).round().astype(np.uint8)
+    blended = in_colour(image)
+    strength = 0.7 * np.clip(anomaly_map, 0, 1).astype(np.float32)
+    seen = strength > 1 / 512  # less changes no grey level; of a normal image that is nearly all
+    plain = blended[seen].astype(np.float32)
+    blended[seen] = (plain + strength[seen, None] * (np.array(MAP_COLOUR, np.float32) - plain)).round()
     return outline(blended, anomaly_map > threshold, OUTLINE_COLOUR)
 
 
 def in_colour(image: np.ndarray) -> np.ndarray:
     """An image, uint8 `(H, W)` or `(H, W, 3)`, as uint8 `(H, W, 3)`, RGB, of its own memory."""
-    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image.copy()
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image.copy()
 
 
 def outline(rgb: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int = 1) -> np.ndarray:

@@ -1,11 +1,10 @@
 """A detector judged on rolls that it has not seen: `evaluate` goes through them, `Evaluation` is what it found."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Self
 
-import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -14,70 +13,14 @@ from draem_aitex.data.patcher import PATCH, patch_maxima
 from draem_aitex.data.rolls import NORMAL, SYNTHETIC, Record, Roll, check_readable, load_roll
 from draem_aitex.detectors.base import Detector
 from draem_aitex.detectors.calibration import Threshold
-from draem_aitex.detectors.regions import OUTLINE_COLOUR, check_map, dilate, in_colour, outline, overlay
+from draem_aitex.detectors.regions import check_map
 from draem_aitex.errors import ABOVE_0, InputError, check_number, check_type
 from draem_aitex.evaluation import figures, metrics, text_table
+from draem_aitex.evaluation.cases import Case, case, strip
 from draem_aitex.evaluation.pixel_metrics import PixelHistogram
 from draem_aitex.evaluation.synthetic import with_anomaly
 from draem_aitex.files import FilePath, Writer, sha256, write_whole
-
-MARGIN = 64  # pixels shown to each side of a miss or a false positive
-STRIP_WIDTH = 1400  # pixels
-JPEG_QUALITY = 85  # of 100
-GREEN = (0, 200, 83)  # ground truth; as in `plots`
-
-
-class Case(NamedTuple):
-    """A miss or a false positive: crops of image (uint8), map (float32) and mask (bool), `(128, 128)`; its score."""
-
-    title: str
-    image: np.ndarray
-    scores: np.ndarray
-    mask: np.ndarray
-    score: float
-
-    def jpeg(self, threshold: float) -> bytes:
-        """The crop with the defect outlined in green, beside the crop with the map laid over it."""
-        plain = in_colour(self.image)
-        outline(plain, dilate(self.mask, 4), GREEN, 1)
-        gap = np.full((len(plain), 4, 3), 255, np.uint8)
-        return jpeg(np.hstack([plain, gap, overlay(self.image, self.scores, threshold)]))
-
-
-def case(roll: Roll, scores: np.ndarray, row: float, column: float, what: str, score: float) -> Case:
-    """The case at a row and a column of a roll and its map `(H, W)`; what: its title, besides roll and score."""
-    top = min(max(int(row) - MARGIN, 0), max(0, scores.shape[0] - 2 * MARGIN))
-    left = min(max(int(column) - MARGIN, roll.edges[0]), max(0, scores.shape[1] - 2 * MARGIN))
-    near = np.s_[top : top + 2 * MARGIN, left : left + 2 * MARGIN]
-    mask = roll.mask if roll.mask is not None else np.zeros(scores.shape, bool)
-    title = f"{roll.name}: {what}, score {score:.3f}"
-    return Case(title, roll.image[near].copy(), scores[near].copy(), mask[near].copy(), score)
-
-
-def strip(roll: Roll, scores: np.ndarray, threshold: float, outcome: metrics.RollOutcome) -> tuple[str, bytes]:
-    """A whole roll as a small image, and in words what became of it: `(title, JPEG)`.
-
-    At most 1400 columns wide, its map laid over it in red; prediction outlined in blue, ground truth in green.
-    """
-    image = overlay(roll.image, scores, threshold)
-    scale = min(1, STRIP_WIDTH / image.shape[1])
-    width = round(1 / scale)  # of a line: a thinner one would vanish
-    outline(image, scores > threshold, OUTLINE_COLOUR, width)
-    if roll.mask is not None:
-        outline(image, dilate(roll.mask), GREEN, width)
-    count, hits = len(outcome.false_positives), [defect.hit for defect in outcome.defects]
-    found = f"{count} false positive{'' if count == 1 else 's'}"
-    if roll.defect != NORMAL:
-        found = f"{sum(hits)} of {len(hits)} hit, {found}" if hits else "no mask: counts as a roll only"
-    what = "normal" if roll.defect == NORMAL else defect_name(roll.defect)
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return f"{roll.name}: {what}, {found}, score {scores.max():.3f}", jpeg(small)
-
-
-def jpeg(rgb: np.ndarray) -> bytes:
-    """An image, uint8 `(H, W, 3)`, RGB, as a JPEG."""
-    _, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return data.tobytes()
+from draem_aitex.training import distributed
 
 
 @dataclass(repr=False, eq=False)
@@ -147,6 +90,15 @@ class Evaluation:
         for row, column, score in outcome.false_positives:
             self.false_positives.append(case(roll, scores, row, column, f"row {row}, column {column}", score))
 
+    def __iadd__(self, other: "Evaluation") -> Self:
+        """Take in what another one found, with the same threshold, on other rolls."""
+        self._figures = {}
+        for name in ("rolls", "missed", "false_positives", "strips"):
+            getattr(self, name).extend(getattr(other, name))
+        for key, histogram in other.pixels.items():
+            self.pixels[key] = self.pixels.get(key, PixelHistogram()) + histogram
+        return self
+
     def figures(self) -> dict[str, Any]:
         """All figures, as plain values; NaN where a class is missing, None for what is unknown.
 
@@ -186,6 +138,7 @@ class Evaluation:
 def evaluate(
     detector: Detector, rolls: Iterable[Record | Roll], *, fpr: float | None = None,
     threshold: Threshold | None = None, mm_per_px: float | None = None, images: bool = False, quiet: bool = False,
+    shared: bool = False,
 ) -> Evaluation:  # fmt: skip
     """Judge a detector on rolls that it has not seen.
 
@@ -201,6 +154,8 @@ def evaluate(
         mm_per_px: Resolution of the images, mm per pixel, for figures in mm and per metre.
         images: Keep small images of whole rolls, for the HTML page.
         quiet: No progress bar.
+        shared: Share the rolls among the processes of a `torchrun` job, all of which have to call this: each gets the
+            joint result.
 
     Returns:
         An `Evaluation`: print it for a table; `.figures()` are all figures, `.to_html(path)` writes a page.
@@ -213,20 +168,36 @@ def evaluate(
         >>> from draem_aitex import evaluate, load_detector, load_simulated
         >>> judged = evaluate(load_detector("compact_loom", quiet=True), load_simulated().test[:3], quiet=True)
     """
-    check_type("rolls", rolls, Iterable)
+
+    def judged(share: Callable[[list], Sequence]) -> Evaluation:
+        check_type("rolls", rolls, Iterable)
+        result = Evaluation(_threshold(detector, fpr, threshold), mm_per_px, images)
+        return _judge(detector, list(rolls), result, share, quiet)
+
+    if not shared:
+        return judged(list)
+    result, *others = distributed.on_all(lambda: judged(distributed.share))
+    for other in others:
+        result += other
+    return result
+
+
+def _judge(
+    detector: Detector, rolls: list[Record | Roll], result: Evaluation, share: Callable[[list], Sequence], quiet: bool
+) -> Evaluation:
+    """Take into `result` what a detector does on the unseen ones of some rolls, or on this process's share of them."""
     about = detector.about
-    result = Evaluation(_threshold(detector, fpr, threshold), mm_per_px, images, trained_on=about.get("source"))
+    result.trained_on, result.headline = about.get("source"), str(detector) if about else detector.name
     result.n_train_rolls = len(about["split"]["train"]) if "split" in about else None
-    result.headline = str(detector) if about else detector.name
-    rolls = list(rolls)
     for roll in rolls:
         check_type("rolls", roll, Record, Roll)
     chosen, parts = _unseen(about, rolls)
     if all(parts):  # of the very set that the detector comes from
         result.source, result.part = about.get("source"), " and ".join(sorted(set(parts)))
-    check_readable(roll for roll in chosen if isinstance(roll, Record))
-    loaded = map(_loaded, chosen)
-    for roll, scores in tqdm(detector.scored(loaded), desc="evaluating", unit="roll", total=len(chosen), disable=quiet):
+    mine = share(chosen)
+    check_readable(roll for roll in mine if isinstance(roll, Record))
+    judged = detector.scored(map(_loaded, mine))
+    for roll, scores in tqdm(judged, desc="evaluating", unit="roll", total=len(mine), disable=quiet):
         result.add(roll, scores)
     return result
 
@@ -262,5 +233,5 @@ def _unseen(about: dict[str, Any], rolls: list[Record | Roll]) -> tuple[list[Rec
     if not chosen:
         raise InputError(f"rolls to judge: none ({left_out}); expected unseen ones; add some")
     if len(chosen) < len(rolls):
-        warnings.warn(left_out, stacklevel=3)
+        warnings.warn(left_out, stacklevel=4)
     return [rolls[index] for index in chosen], [parts[index] for index in chosen]

@@ -40,6 +40,16 @@ class PixelHistogram:
         parts = [(normal, None), (on_defects, None), (on_defects, _region_shares(labels))]
         self.counts += [np.bincount(*part, minlength=self.counts.shape[1]) for part in parts]
 
+    def __getstate__(self) -> tuple[np.ndarray, np.ndarray]:
+        """What another process needs of it: the bins that hold something, and their counts."""
+        used = np.flatnonzero(self.counts.any(axis=0))
+        return used, self.counts[:, used]
+
+    def __setstate__(self, state: tuple[np.ndarray, np.ndarray]) -> None:
+        PixelHistogram.__init__(self)
+        used, counts = state
+        self.counts[:, used] = counts
+
     def __add__(self, other: "PixelHistogram") -> "PixelHistogram":
         total = PixelHistogram()
         total.counts += self.counts + other.counts

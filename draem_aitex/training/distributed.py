@@ -7,7 +7,7 @@ wait for hours: for the first one, which prepares the data before a run and cali
 
 import datetime
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from draem_aitex.devices import pick_device
 from draem_aitex.errors import InputError
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 PATIENCE = datetime.timedelta(hours=24)  # of a rank that waits for another; torchrun ends it if the other dies
 _host_group: Any = None  # for objects and waiting; None is the group of everything
 
@@ -34,7 +35,7 @@ def rank() -> int:
 
 
 def count() -> int:
-    """How many processes train together."""
+    """How many processes work together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
@@ -73,19 +74,38 @@ def from_first(value: Result) -> Result:
 
 def in_turn(work: Callable[[], Result]) -> Result:
     """Do something on the first rank before the others do it; bad input that the first meets is raised on all."""
-    problem = None
-    if rank() == 0:
-        try:
-            result = work()
-        except InputError as error:
-            problem = str(error)
-    if (problem := from_first(problem)) is not None:
-        raise SharedError(problem)
-    return result if rank() == 0 else work()
+    first: list[Result] = []
+    on_first(lambda: first.append(work()))
+    return first[0] if first else work()
+
+
+def on_first(work: Callable[[], Result]) -> Result:
+    """What `work` gives on the first rank, for which the others wait; bad input that it meets is raised on all."""
+    return on_all(lambda: work() if rank() == 0 else None)[0]  # type: ignore[return-value]  # the first rank's own
+
+
+def on_all(work: Callable[[], Result]) -> list[Result]:
+    """What each rank's `work` gives, see `gathered`; bad input that one of them meets is raised on all."""
+    found = problem = None
+    try:
+        found = work()
+    except InputError as error:
+        problem = str(error)
+    everyone = gathered((found, problem))
+    for _, problem in everyone:
+        if problem is not None:
+            raise SharedError(problem)
+    return [found for found, _ in everyone]  # type: ignore[misc]  # None only where there is a problem
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """What this rank has to do of all: its part of a sequence; the ranks' parts, one behind the other, are all."""
+    first, end = (len(items) * part // count() for part in (rank(), rank() + 1))
+    return items[first:end]
 
 
 def gathered(value: Result) -> list[Result]:
-    """Every rank's value, in a list, on every rank. A plain Python value or a small tensor on the CPU."""
+    """Every rank's value, in a list, on every rank. What pickle takes, or a small tensor on the CPU."""
     everyone = [value] * count()
     if count() > 1:
         distributed.all_gather_object(everyone, value, group=_host_group)

@@ -81,7 +81,7 @@ def train_networks(
         trainer = Trainer(rolls, config, device, compiled)
         run = _Run(trainer, checkpoint, extra or {}, on_log, log_every, save_seconds, writer)
         if checkpoint is not None:
-            distributed.in_turn(lambda: distributed.rank() or held.enter_context(claimed([run.path, run.log_path])))
+            distributed.on_first(lambda: held.enter_context(claimed([run.path, run.log_path])))
         finished = distributed.in_turn(run.resume)
         if not finished:
             with _progress_bar(trainer, quiet) as bar:
