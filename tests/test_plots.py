@@ -146,6 +146,16 @@ def test_overlay_reddens_what_scores_and_leaves_the_rest():
     assert (image[100, 500] == (41, 182, 246)).all(), "the outline of what passes the threshold"
 
 
+def test_overlay_lays_seven_tenths_of_red_over_what_scores_one():
+    generator = np.random.default_rng(0)
+    scores = generator.random((40, 50), dtype=np.float32)
+    for shape in ((40, 50), (40, 50, 3)):
+        image = generator.integers(0, 256, shape).astype(np.uint8)
+        plain = image.reshape(40, 50, -1).astype(np.float64)
+        expected = plain + 0.7 * scores[..., None] * (np.array(regions.MAP_COLOUR) - plain)
+        assert np.abs(regions.overlay(image, scores, 1.0) - expected).max() <= 0.5001
+
+
 @pytest.mark.parametrize(
     "call",
     [

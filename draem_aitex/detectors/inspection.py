@@ -101,8 +101,8 @@ def png(rgb: np.ndarray) -> files.Writer:
     It is packed fast rather than small: threads do not repeat to the grey level, so looking for repeats gains little.
     """
     fast = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
-    _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), fast)
+    _, packed = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), fast)
     text = b"tEXtSoftware\0" + files.MARK.encode()
     chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
-    head = 33  # bytes of signature and header, which come first
+    data, head = packed.tobytes(), 33  # bytes of signature and header, which come first
     return lambda file: file.writelines([data[:head], chunk, data[head:]])
