@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from draem_aitex.training import distributed, loop
 
     with shared.joined(options):
-        distributed.in_turn(lambda: check_free([options.out, loop.log_of(options.out)]))
+        distributed.on_first(lambda: check_free([options.out, loop.log_of(options.out)]))
         # Process by process: the first one makes the simulated fabric, if need be.
         config, data = distributed.in_turn(lambda: (train_config(options), shared.open_data(options)))
         config = distributed.in_turn(lambda: workflow.suited(config, data))
@@ -54,9 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 def check_free(outputs: list[Path]) -> None:
     """Raise `InputError` where `files.claimed` would; the training claims them itself, once the data are read."""
-    from draem_aitex.training import distributed
-
-    with files.claimed(outputs if distributed.rank() == 0 else []):
+    with files.claimed(outputs):
         return
 
 
