@@ -233,5 +233,5 @@ def _unseen(about: dict[str, Any], rolls: list[Record | Roll]) -> tuple[list[Rec
     if not chosen:
         raise InputError(f"rolls to judge: none ({left_out}); expected unseen ones; add some")
     if len(chosen) < len(rolls):
-        warnings.warn(left_out, stacklevel=4)
+        warnings.warn(left_out, stacklevel=5)  # at who called `evaluate`
     return [rolls[index] for index in chosen], [parts[index] for index in chosen]
