@@ -92,7 +92,8 @@ class Pieces:
             outputs = trainer.forward(batch.images)
             clock.append(self._now())
             ends = [output.detach().requires_grad_() for output in outputs]
-            total = reconstruction_loss(ends[0], clean).total + segmentation_loss(ends[1], batch.masks).total
+            reconstructed = reconstruction_loss(ends[0], clean, batch.masks)
+            total = reconstructed.total + segmentation_loss(ends[1], batch.masks).total
             gradients = torch.autograd.grad(total, ends)
             clock.append(self._now())
             trainer.optimizer.zero_grad(set_to_none=True)

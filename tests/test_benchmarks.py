@@ -33,6 +33,7 @@ import gpu  # noqa: E402
 import inference  # noqa: E402
 import introduction  # noqa: E402
 import neighbours  # noqa: E402
+import reconstruction  # noqa: E402
 import record  # noqa: E402
 import scores  # noqa: E402
 import training  # noqa: E402
@@ -98,6 +99,36 @@ def test_the_ablations_figures(small_set, checkpoint):
     assert figures["all_patches"] == hit.sum() and figures["normal_patches"] == (~hit).sum()
     assert figures["small_patches"] == ((sums > 0) & (sums < 100)).sum()
     assert 0 <= figures["all_auroc"] <= 1 and 0 <= figures["all_recall_at_1%"] <= figures["all_recall_at_5%"] <= 1
+
+
+def test_the_reconstructions_questions_resume_and_refuse_other_steps(monkeypatch, capsys, tmp_path):
+    made, record = [], tmp_path / "record.json"
+
+    def removal_run(group, seed, data, steps):
+        made.append((group, seed))
+        return {"moments": [{"steps": steps, "spot": 0.5 + 0.25 * seed}]}
+
+    monkeypatch.setattr(reconstruction, "removal_run", removal_run)
+    few = ("--record", record, "--steps", 5)
+    assert run(monkeypatch, capsys, reconstruction, *few, "--seeds", 0)[0] == 0
+    status, lines, _ = run(monkeypatch, capsys, reconstruction, *few, "--seeds", 0, 1)
+    assert status == 0 and made == [(group, seed) for seed in (0, 1) for group in reconstruction.REMOVAL]
+    assert json.loads(lines[-1])["alone, weight 1"] == {"steps": 5, "spot": 0.625, "runs": 2}
+    assert json.loads(record.read_text())["command"].endswith("reconstruction.py --of removal --steps 5")
+    status, _, error = run(monkeypatch, capsys, reconstruction, "--record", record, "--steps", 6)
+    assert status == 2 and "holds runs of other data or steps" in error
+
+
+def test_a_copy_hands_all_of_an_anomaly_on_and_grey_none():
+    normal = 0.2 + 0.6 * torch.rand(2, 1, 128, 128, generator=seeded(0))
+    corrupted = {kind: reconstruction.of_one_kind(kind, normal) for kind in ("spot", "hole")}
+    network = build_draem("compact").reconstructive
+    for what, share in (("the image twice", 1.0), ("grey", 0.0)):
+        row = reconstruction.handed_on(reconstruction.Instead(network, what), normal, corrupted)
+        assert row["spot"] == row["hole"] == pytest.approx(share, abs=1e-5)
+    with torch.no_grad():
+        own = reconstruction.Instead(network, "its reconstruction")(normal)
+        assert torch.equal(own, network(normal)) and not network.training
 
 
 def test_the_augmenters_speed(monkeypatch, capsys, tmp_path):

@@ -170,7 +170,9 @@ def _reads_the_loss(trainer, monkeypatch):
 
 def _compares_with_a_tensor_on_the_host(trainer, monkeypatch):
     right = trainer_module.reconstruction_loss
-    monkeypatch.setattr(trainer_module, "reconstruction_loss", lambda x, y: right(x, y + torch.ones(1, 1, 1, 64)))
+    monkeypatch.setattr(
+        trainer_module, "reconstruction_loss", lambda x, y, mask: right(x, y + torch.ones(1, 1, 1, 64), mask)
+    )
 
 
 def _reads_after_the_step(trainer, monkeypatch):

@@ -48,6 +48,22 @@ def test_ssim_has_no_window_beyond_the_border():
     assert x.grad[0, 0, 0, 0].abs() < 1e-3 * x.grad.abs().max() and x.grad[0, 0, 0, 0] != 0
 
 
+def test_l1_weighs_what_the_anomaly_covers():
+    x, y = images()
+    mask = torch.zeros_like(x)
+    mask[0, :, 5:9, 7:20] = 1
+    under = (x - y).abs()[mask == 1].sum() / x.numel()
+    assert torch.allclose(losses.l1_loss(x, y, losses.removal_weights(mask)), losses.l1_loss(x, y) + 9 * under)
+    assert torch.allclose(losses.l1_loss(x, y, losses.removal_weights(mask, 1)), losses.l1_loss(x, y))
+    more = losses.reconstruction_loss(x, y, mask).total - losses.reconstruction_loss(x, y).total
+    assert torch.allclose(more, 0.56 * 9 * under, atol=1e-6)
+    for removal in (0.5, float("nan"), "10"):
+        with pytest.raises(InputError, match="removal: .*; expected a number, 1 or more"):
+            losses.reconstruction_loss(x, y, mask, removal=removal)
+    with pytest.raises(InputError, match=r"mask: shape \(2, 1, 5, 5\); expected"):
+        losses.reconstruction_loss(x, y, torch.zeros(2, 1, 5, 5))
+
+
 def test_fft_is_blind_to_a_cyclic_shift_and_sees_brightness():
     x, _ = images()
     assert losses.fft_loss(x.roll((5, 9), (2, 3)), x).item() < 1e-5
@@ -103,14 +119,14 @@ def test_combinations_have_the_series_weights():
 
 def test_combinations_take_other_weights():
     x, y = images()
-    only = losses.reconstruction_loss(x, y, {"l1": 0, "ssim": 2, "fft": 0})
+    only = losses.reconstruction_loss(x, y, weights={"l1": 0, "ssim": 2, "fft": 0})
     assert torch.allclose(only.total, 2 * losses.ssim_loss(x, y))
     assert torch.allclose(only.parts["l1"], losses.l1_loss(x, y)), "a part of weight 0 is still reported"
     alone = losses.segmentation_loss(6 * x - 3, y.round(), {"bce": 0, "focal": 1}, balance=0)
     assert torch.allclose(alone.total, losses.focal_loss(6 * x - 3, y.round()))
     for weights in ({"l1": 1}, {"l1": 1, "ssim": 1, "fft": -1}, {"l1": 1, "ssim": 1, "fft": 1, "gan": 1}):
         with pytest.raises(InputError, match="weights: .* expected 0 or more for each of l1, ssim, fft"):
-            losses.reconstruction_loss(x, y, weights)
+            losses.reconstruction_loss(x, y, weights=weights)
 
 
 @pytest.mark.parametrize("name", RECONSTRUCTION + SEGMENTATION)

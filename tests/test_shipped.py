@@ -38,7 +38,7 @@ def test_threads_are_reconstructed_and_anomalies_are_not(model, rolls):
     batch = Augmenter()(normal, generator)
     assert losses.ssim_loss(model(normal)[0], normal) < 0.25
     left = ((model(batch.images)[0] - normal).abs() * batch.masks).sum()
-    assert left < 0.65 * ((batch.images - normal).abs() * batch.masks).sum(), "a copy would have 1"
+    assert left < 0.55 * ((batch.images - normal).abs() * batch.masks).sum(), "a copy would have 1"
 
 
 @torch.no_grad()

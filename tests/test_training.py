@@ -132,9 +132,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(roll
     path, lasting, calls = tmp_path / "model.pt", reconstruction_loss, []
     monkeypatch.setattr(loop, "SAVE_SHARE", float("inf"))
 
-    def explode(reconstruction, clean):
+    def explode(reconstruction, clean, mask):
         calls.append(1)
-        return lasting(reconstruction * (float("nan") if len(calls) > good else 1), clean)
+        return lasting(reconstruction * (float("nan") if len(calls) > good else 1), clean, mask)
 
     good = 2 if save_every else 1
     monkeypatch.setattr("draem_aitex.training.trainer.reconstruction_loss", explode)

@@ -3,6 +3,9 @@
     reconstruction = 0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT
     segmentation   = 0.5 * BCE + 0.5 * focal
 
+In a training, L1 weighs pixels under an anomaly ten times, so that leaving it out pays (`removal_weights`), and BCE and focal
+weigh those of a small one up to ten times (`balance_weights`).
+
 All take two floating-point tensors of one shape `(B, C, H, W)` and give a scalar mean (the combinations: `LossParts`),
 computed in float32 also inside autocast. Targets lie in [0, 1]. Masks are 0 or 1; values between count as soft labels,
 for which the focal weight is only approximate. Outputs of a network may have any range. Other shapes, dtypes and ranges
@@ -30,6 +33,7 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for a range of 1; same place
 PARTS: dict[str, Callable[..., Tensor]] = {}  # of both combined losses, by name
 RECONSTRUCTION_WEIGHTS: dict[str, float] = {}  # of the parts of either, by name; `part` fills them
 SEGMENTATION_WEIGHTS: dict[str, float] = {}
+REMOVAL = 10.0  # weight, in L1, of the pixels that the anomaly covers in the network's input
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.75  # alpha: weight of anomalous pixels; normal ones weigh 1 - alpha
 BALANCE = 600.0  # pixels; the area from which on an anomaly's pixels weigh no more than normal ones
 BALANCE_WINDOW, BALANCE_MOST = 49, 10.0  # pixels to a side in which the area is counted; the greatest weight
@@ -74,9 +78,11 @@ def _checked(**pair):
 
 
 @part(RECONSTRUCTION_WEIGHTS, 0.7 * 0.8)
-def l1_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference, pixel by pixel."""
-    return F.l1_loss(*_checked(reconstruction=reconstruction, target=target))
+def l1_loss(reconstruction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute difference, pixel by pixel. weight: of the pixels, such as `removal_weights`; None is 1."""
+    x, y = _checked(reconstruction=reconstruction, target=target)
+    difference = (x - y).abs()
+    return (difference if weight is None else difference * weight).mean()
 
 
 @part(RECONSTRUCTION_WEIGHTS, 0.7 * 0.2)
@@ -173,6 +179,17 @@ def focal_loss(
     return (loss if weight is None else loss * weight).mean()
 
 
+def removal_weights(mask: Tensor, removal: float = REMOVAL) -> Tensor:
+    """Weights of the pixels in L1, so that leaving an anomaly out pays: `removal` where it was, 1 elsewhere.
+
+    Anomalies are some percent of the pixels: without this a network that copies them loses little, and in a long
+    training becomes one that does. mask: float `(B, 1, H, W)` of 0 and 1. removal: 1 or more.
+    """
+    check_type("mask", mask, Tensor)
+    check_number("removal", removal, 1)
+    return 1 + (removal - 1) * mask
+
+
 def balance_weights(mask: Tensor, balance: float = BALANCE) -> Tensor:
     """Weights of the pixels in the segmentation loss, so that a speck counts beside a stain: float32 `(B, C, H, W)`.
 
@@ -193,12 +210,21 @@ def _box(length, like):
     return ((position[:, None] - position).abs() <= BALANCE_WINDOW // 2).to(like.dtype)
 
 
-def reconstruction_loss(reconstruction: Tensor, target: Tensor, weights: Weights = RECONSTRUCTION_WEIGHTS) -> LossParts:
+def reconstruction_loss(
+    reconstruction: Tensor, target: Tensor, mask: Tensor | None = None, weights: Weights = RECONSTRUCTION_WEIGHTS,
+    removal: float = REMOVAL,
+) -> LossParts:  # fmt: skip
     """The weighted sum of L1, SSIM and FFT loss; by default 0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT.
 
-    weights: of `l1`, `ssim` and `fft`, each 0 or more. Returns `LossParts` with parts of these names.
+    mask: `(B, 1, H, W)` of 0 and 1, where anomalies were; with it L1 has `removal_weights`. weights: of `l1`, `ssim` and
+    `fft`, each 0 or more. Returns `LossParts` with parts of these names.
     """
-    return _combined(weights, RECONSTRUCTION_WEIGHTS, reconstruction, target)
+    options = {}
+    if mask is not None:
+        options["l1"] = {"weight": removal_weights(mask, removal)}
+        if mask.shape != (wanted := (len(target), 1, *target.shape[2:])):
+            raise InputError(f"mask: shape {tuple(mask.shape)}; expected {wanted}, one channel for these images")
+    return _combined(weights, RECONSTRUCTION_WEIGHTS, options, reconstruction, target)
 
 
 def segmentation_loss(
@@ -210,12 +236,13 @@ def segmentation_loss(
     and `focal`, each 0 or more; balance: px, see `balance_weights`. Returns `LossParts` with parts of these names.
     """
     logits, mask = _checked(logits=logits, mask=mask)
-    return _combined(weights, SEGMENTATION_WEIGHTS, logits, mask, weight=balance_weights(mask, balance))
+    options = dict.fromkeys(SEGMENTATION_WEIGHTS, {"weight": balance_weights(mask, balance)})
+    return _combined(weights, SEGMENTATION_WEIGHTS, options, logits, mask)
 
 
-def _combined(weights, known, *tensors, **more):
+def _combined(weights, known, options, *tensors):
     if set(weights) != set(known) or not all(0 <= weight < math.inf for weight in weights.values()):
         raise InputError(f"weights: {weights}; expected 0 or more for each of {', '.join(known)}")
-    parts = {name: PARTS[name](*tensors, **more) for name in known}
+    parts = {name: PARTS[name](*tensors, **options.get(name, {})) for name in known}
     total = sum(weights[name] * part for name, part in parts.items())
     return LossParts(total, {name: part.detach() for name, part in parts.items()})

@@ -134,7 +134,7 @@ class Trainer:
         """Gradients of both losses on a corrupted batch and its clean original; returns the losses by name."""
         with precision(self.device, "float32"):  # for the losses and all gradients
             reconstruction, logits = self.forward(batch.images)
-            reconstructed = reconstruction_loss(reconstruction, clean)
+            reconstructed = reconstruction_loss(reconstruction, clean, batch.masks)
             segmented = segmentation_loss(logits, batch.masks)
             loss = reconstructed.total + segmented.total
             self.optimizer.zero_grad(set_to_none=True)
