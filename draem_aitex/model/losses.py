@@ -3,8 +3,8 @@
     reconstruction = 0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT
     segmentation   = 0.5 * BCE + 0.5 * focal
 
-In a training, L1 weighs pixels under an anomaly ten times, so that leaving it out pays (`removal_weights`), and BCE and focal
-weigh those of a small one up to ten times (`balance_weights`).
+In a training, L1 weighs pixels under an anomaly ten times, so that leaving it out pays (`removal_weights`), and BCE and
+focal weigh those of a small one up to ten times (`balance_weights`).
 
 All take two floating-point tensors of one shape `(B, C, H, W)` and give a scalar mean (the combinations: `LossParts`),
 computed in float32 also inside autocast. Targets lie in [0, 1]. Masks are 0 or 1; values between count as soft labels,
@@ -216,8 +216,8 @@ def reconstruction_loss(
 ) -> LossParts:  # fmt: skip
     """The weighted sum of L1, SSIM and FFT loss; by default 0.7 * (0.8 * L1 + 0.2 * SSIM) + 0.3 * FFT.
 
-    mask: `(B, 1, H, W)` of 0 and 1, where anomalies were; with it L1 has `removal_weights`. weights: of `l1`, `ssim` and
-    `fft`, each 0 or more. Returns `LossParts` with parts of these names.
+    mask: `(B, 1, H, W)` of 0 and 1, where anomalies were; with it L1 has `removal_weights`. weights: of `l1`, `ssim`
+    and `fft`, each 0 or more. Returns `LossParts` with parts of these names.
     """
     options = {}
     if mask is not None:
