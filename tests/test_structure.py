@@ -20,7 +20,7 @@ import draem_aitex
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "draem_aitex"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES, MOST_CODE = 300, 6520
+MOST_LINES, MOST_CODE = 300, 6540
 # Whoever stands further right may import what stands further left; packages of one group do not know each other.
 ORDER = (
     ("errors", "files", "devices"), ("data",), ("simulation",), ("anomalies", "model"), ("training",), ("detectors",),
