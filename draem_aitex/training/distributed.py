@@ -60,8 +60,17 @@ def joined(name: str = "auto") -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     _host_group = distributed.new_group(backend="gloo", timeout=PATIENCE)
-    yield device
-    # Not after an error: it would wait for the others, who wait for this one.
+    try:
+        yield device
+    except SharedError:  # but after no other error: it would wait for the others, who wait for this one
+        _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
+    """Wait for all ranks and take the job apart; an exit with a job that stands can end in an abort."""
+    global _host_group
     distributed.barrier(_host_group)
     _host_group = None
     distributed.destroy_process_group()
