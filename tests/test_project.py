@@ -106,7 +106,7 @@ def test_requirements_and_project_agree():
     listed = [line.split("#")[0].strip() for line in listed if line and not line.startswith(("#", "-e"))]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {one for name, packages in project["optional-dependencies"].items() if name != "book" for one in packages}
-    tools = {"pytest", "nbclient", "hypothesis", "ruff", "mypy", "setuptools>=77"}
+    tools = {"pytest", "nbclient", "playwright", "hypothesis", "ruff", "mypy", "setuptools>=77"}
     assert set(listed) == set(project["dependencies"]) | extras | tools
 
 
