@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from record import add_data, circumstances, need_data, write
+from record import add_data, circumstances, means, need_data, write
 
 from draem_aitex.anomalies.augmenter import AugmenterConfig
 from draem_aitex.data.aitex import load_aitex
@@ -171,16 +171,6 @@ def open_record(path, wanted, of):
         if record.get(name) != value:
             raise InputError(f"{path}: holds runs with other {name}; give another --record, or move that file away")
     return record
-
-
-def means(runs):
-    """Group to the means of its runs' figures, and how many runs they are of."""
-    table = {}
-    for name in dict.fromkeys(run["group"] for run in runs):
-        of_group = [run for run in runs if run["group"] == name]
-        keys = [key for key in of_group[0] if key not in ("group", "seed")]
-        table[name] = {"runs": len(of_group)} | {key: float(np.mean([run[key] for run in of_group])) for key in keys}
-    return table
 
 
 def print_table(table, record):

@@ -18,9 +18,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import torch
-from record import circumstances, write
+from record import circumstances, means, write
 from torch import nn
 
 from draem_aitex import evaluate, load_aitex, load_detector, load_simulated
@@ -133,7 +132,7 @@ def main():
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(means(record["runs"])))
+    print(json.dumps(means([last(run) for run in record["runs"]])))
     return 0
 
 
@@ -157,14 +156,9 @@ def run_all(options):
     return record
 
 
-def means(runs):
-    """Group to the means of its runs' figures; of removal those of the last moment."""
-    table = {}
-    for group in dict.fromkeys(run["group"] for run in runs):
-        rows = [run["moments"][-1] if "moments" in run else run for run in runs if run["group"] == group]
-        keys = [key for key in rows[0] if key not in ("group", "seed")]
-        table[group] = {key: float(np.mean([row[key] for row in rows])) for key in keys} | {"runs": len(rows)}
-    return table
+def last(run):
+    """A run with the figures of its last moment in place of all moments."""
+    return {**{key: value for key, value in run.items() if key != "moments"}, **run.get("moments", [{}])[-1]}
 
 
 if __name__ == "__main__":

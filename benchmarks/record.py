@@ -42,6 +42,16 @@ def write(path, record):
     write_whole(path, lambda file: file.write((json.dumps(record, indent=1) + "\n").encode()))
 
 
+def means(runs):
+    """Group to the means of its runs' figures, and how many runs they are of."""
+    table = {}
+    for name in dict.fromkeys(run["group"] for run in runs):
+        of_group = [run for run in runs if run["group"] == name]
+        keys = [key for key in of_group[0] if key not in ("group", "seed")]
+        table[name] = {"runs": len(of_group)} | {key: float(np.mean([run[key] for run in of_group])) for key in keys}
+    return table
+
+
 def training_rolls():
     """The simulated set's training rolls, on which speeds are measured."""
     return load_rolls(load_simulated().train)

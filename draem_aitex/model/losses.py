@@ -221,6 +221,7 @@ def reconstruction_loss(
     """
     options = {}
     if mask is not None:
+        check_type("target", target, Tensor)
         options["l1"] = {"weight": removal_weights(mask, removal)}
         if mask.shape != (wanted := (len(target), 1, *target.shape[2:])):
             raise InputError(f"mask: shape {tuple(mask.shape)}; expected {wanted}, one channel for these images")
